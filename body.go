@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
+)
+
+// guardedKeys decide what a request costs or does. Twice in one body they would
+// let this package see another request than the upstream.
+var guardedKeys = []string{
+	"model", "messages", "prompt", "action", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens",
+}
+
+// firstRead is the size of the buffer that a body starts with; more is
+// allocated as bytes arrive, never for a length that was only announced.
+const firstRead = 64 << 10
+
+// readBody reads a request body whole, under the limits. Reading to the end
+// matters for more than the content: net/http notices that an HTTP/1 client
+// left only once its body is at the end.
+func (x *exchange) readBody() ([]byte, error) {
+	r, limits := x.r, &x.h.cfg.limits
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return nil, x.abandon(&Error{
+			Status: http.StatusUnsupportedMediaType, Code: CodeUnsupportedMediaType,
+			Message: "Compressed request bodies are not supported.",
+		})
+	}
+	if r.ContentLength > limits.RequestBytes {
+		return nil, x.abandon(errTooLarge())
+	}
+	src := &timedBody{
+		body:     http.MaxBytesReader(x.w, r.Body, limits.RequestBytes),
+		rc:       x.rc,
+		idle:     limits.BodyIdle,
+		deadline: deadline(time.Now(), limits.BodyTime),
+	}
+	body, err := readGrowing(src, r.ContentLength)
+	if err != nil {
+		return nil, x.abandon(bodyError(r, err))
+	}
+	return body, nil
+}
+
+// abandon makes sure that a connection with an unread body is not used again.
+func (x *exchange) abandon(e *Error) *Error {
+	if x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close")
+	}
+	return e
+}
+
+func errTooLarge() *Error {
+	return &Error{
+		Status: http.StatusRequestEntityTooLarge, Code: CodeBodyTooLarge,
+		Message: "The request body is too large.",
+	}
+}
+
+// bodyError tells the ways apart in which reading a body fails.
+func bodyError(r *http.Request, err error) *Error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return errTooLarge()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &Error{
+			Status: http.StatusRequestTimeout, Code: CodeBodyTimeout,
+			Message: "The request body did not arrive in time.", Err: err,
+		}
+	case r.Context().Err() != nil:
+		return errGone(r.Context())
+	}
+	e := badRequest(CodeInvalidRequest, "", "The request body could not be read.")
+	e.Err = err
+	return e
+}
+
+// timedBody renews the connection's read deadline before each read.
+type timedBody struct {
+	body     io.Reader
+	rc       *http.ResponseController
+	idle     time.Duration
+	deadline time.Time // for the whole body; zero: none
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	next := deadline(time.Now(), b.idle)
+	if next.IsZero() || !b.deadline.IsZero() && b.deadline.Before(next) {
+		next = b.deadline
+	}
+	_ = b.rc.SetReadDeadline(next) // a writer without deadlines has no limit here
+	n, err := b.body.Read(p)
+	if err == io.EOF {
+		// The deadline would otherwise end the watch for a leaving client.
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// readGrowing reads src to its end. With a known length the buffer grows
+// eightfold at most in one step, so that little is copied and a liar has to send
+// an eighth of what he makes us allocate.
+func readGrowing(src io.Reader, length int64) ([]byte, error) {
+	size := int64(firstRead)
+	if length >= 0 {
+		size = min(size, length+1) // one more, so that the end is seen
+	}
+	buf := make([]byte, 0, size)
+	for {
+		n, err := src.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(buf) < cap(buf) {
+			continue
+		}
+		size = 2 * int64(cap(buf))
+		if int64(len(buf)) <= length {
+			size = min(8*int64(cap(buf)), length+1)
+		}
+		buf = append(make([]byte, 0, size), buf...)
+	}
+}
+
+// parseBody checks a JSON body and its guarded keys.
+func parseBody(body []byte) (jsonobj.Object, error) {
+	o, err := jsonobj.Parse(body)
+	if err != nil {
+		e := badRequest(CodeInvalidJSON, "", "Request body is not valid JSON")
+		e.Err = err
+		if errors.Is(err, jsonobj.ErrNotObject) {
+			e.Message = "Request body is not valid JSON: an object is required"
+		}
+		return o, e
+	}
+	if key := o.Repeated(guardedKeys); key != "" {
+		return o, badRequest(CodeDuplicateKey, key, "%s occurs more than once", key)
+	}
+	return o, nil
+}
+
+// isNull and isTrue compare a raw value.
+func isNull(raw []byte) bool { return string(raw) == "null" }
+func isTrue(raw []byte) bool { return string(raw) == "true" }

@@ -1,0 +1,288 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
+)
+
+// call is one upstream call from admission to Done.
+type call struct {
+	h         *Handler
+	r         *http.Request // the HTTP request that caused it
+	info      Call
+	ctx       context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
+	cancel    context.CancelCauseFunc
+	start     time.Time
+	key       string
+	admitted  bool
+	hideUsage bool      // we asked for usage, the client did not
+	body      io.Closer // the upstream's, once there is an answer
+	out       Outcome
+}
+
+// Causes that end a call from our side, as found with context.Cause.
+var (
+	errHeaderTime = errors.New("the upstream sent no headers in time")
+	errStreamIdle = errors.New("the upstream was silent for too long")
+	errStreamMax  = errors.New("the stream took longer than it may")
+	errShutdown   = errors.New("the proxy is shutting down")
+	errFinished   = errors.New("the call is over")
+	errPanicked   = errors.New("the call panicked")
+)
+
+// do makes one upstream call: the only way to the API, for every route and for
+// every GraphQL field. Either it returns a reply, whose close ends the call, or
+// it has ended the call itself.
+func (h *Handler) do(r *http.Request, info Call, p payload) (_ *reply, err error) {
+	c, err := h.begin(r, info)
+	if err != nil {
+		return nil, err
+	}
+	handedOver := false
+	defer func() {
+		if handedOver {
+			return
+		}
+		if err == nil {
+			err = errPanicked
+		}
+		c.failed(err)
+		c.end()
+	}()
+	if err = h.cfg.hooks.admit(c.ctx, c.info); err != nil {
+		return nil, err
+	}
+	c.admitted = true
+	if p, err = c.rewrite(p); err != nil {
+		return nil, err
+	}
+	if c.key, err = c.findKey(); err != nil {
+		return nil, err
+	}
+	rep, err := c.send(p)
+	if err != nil {
+		return nil, err
+	}
+	handedOver = true
+	return rep, nil
+}
+
+// begin registers a call, unless the handler is shutting down.
+func (h *Handler) begin(r *http.Request, info Call) (*call, error) {
+	c := &call{h: h, r: r, info: info, start: time.Now()}
+	c.ctx, c.cancel = context.WithCancelCause(r.Context())
+	if !h.live.add(c) {
+		c.cancel(errShutdown)
+		return nil, errShuttingDown()
+	}
+	return c, nil
+}
+
+// end frees everything that the call holds and tells Done, once.
+func (c *call) end() {
+	c.cancel(errFinished)
+	if c.body != nil {
+		_ = c.body.Close() // of a body that was read, or given up
+	}
+	c.h.live.remove(c)
+	if !c.admitted || c.h.cfg.hooks.Done == nil {
+		return
+	}
+	c.out.Duration = time.Since(c.start)
+	if c.out.Ending == "" { // the handler is panicking
+		c.out.Ending, c.out.Err = EndingError, errPanicked
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			c.h.cfg.log(c.ctx, slog.LevelError, "proxy recovered a panic of Hooks.Done",
+				slog.String("request_id", c.info.RequestID), slog.String("panic", redactAny(v, c.key)),
+				slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	c.h.cfg.hooks.Done(context.WithoutCancel(c.ctx), c.info, c.out)
+}
+
+// failed notes an ending without an answer.
+func (c *call) failed(err error) {
+	e := asError(err)
+	c.out.Status, c.out.Ending, c.out.Err = e.status(), EndingError, e
+	if errors.Is(err, ErrClientGone) {
+		c.out.Ending = EndingClientGone
+	}
+}
+
+// rewrite lets the host change a JSON body, and asks for usage.
+func (c *call) rewrite(p payload) (payload, error) {
+	if p.contentType != "" {
+		return p, nil
+	}
+	if rewrite := c.h.cfg.hooks.Rewrite; rewrite != nil {
+		body, err := rewrite(c.ctx, c.info, p.body)
+		if err != nil {
+			return p, asError(err)
+		}
+		o, err := parseBody(body)
+		if err == nil {
+			err = checkFields(c.info.Route, o)
+		}
+		if err != nil {
+			return p, &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}
+		}
+		stream, _ := o.Get("stream")
+		c.info.Model, _ = o.String("model")
+		c.info.Stream = isTrue(stream)
+		p.body = body
+	}
+	if c.h.cfg.streamUsage && c.info.Stream && c.info.Route == RouteChat {
+		p.body, c.hideUsage = askUsage(p.body)
+	}
+	return p, nil
+}
+
+// askUsage splices stream_options.include_usage in, unless the client has
+// decided about it. A null is no decision.
+func askUsage(body []byte) (_ []byte, asked bool) {
+	o, err := jsonobj.Parse(body)
+	if err != nil {
+		return body, false
+	}
+	options, ok := o.Get("stream_options")
+	if !ok {
+		return o.With(field("stream_options", `{"include_usage":true}`)), true
+	}
+	if isNull(options) {
+		return o.Replace("stream_options", []byte(`{"include_usage":true}`)), true
+	}
+	inner, err := jsonobj.Parse(options)
+	if err != nil || inner.Has("include_usage") {
+		return body, false
+	}
+	return o.Replace("stream_options", inner.With(field("include_usage", "true"))), true
+}
+
+// findKey asks the key source, under its own deadline.
+func (c *call) findKey() (string, error) {
+	if c.h.upstream.authHeader == "" {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
+	defer cancel()
+	key, err := c.h.cfg.keys.Key(c.r.WithContext(ctx))
+	switch {
+	case c.ctx.Err() != nil:
+		return "", c.fault(c.ctx.Err())
+	case err == nil && ctx.Err() != nil:
+		err = ctx.Err()
+	case err == nil && key == "":
+		return "", &Error{
+			Status: http.StatusInternalServerError, Code: CodeMissingAPIKey,
+			Message: "OpenAI API key is not configured", Err: ErrNoKey,
+		}
+	case err == nil && !validKey(key):
+		err = errInvalidKey
+	}
+	if err == nil {
+		return key, nil
+	}
+	var e *Error
+	if errors.As(err, &e) { // the client's own mistake
+		return "", e
+	}
+	return "", &Error{
+		Status: http.StatusServiceUnavailable, Code: CodeKeyUnavailable,
+		Message: "The API key is not available at the moment.", Err: harmless(err, key),
+	}
+}
+
+// send makes the request and judges the head of its answer.
+func (c *call) send(p payload) (*reply, error) {
+	timer := time.AfterFunc(c.h.cfg.limits.HeaderTime, func() { c.cancel(errHeaderTime) })
+	defer timer.Stop()
+	c.out.Attempts = 1
+	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
+	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
+	if err != nil {
+		return nil, c.fault(err)
+	}
+	timer.Stop()
+	c.body = res.Body
+	body, known := decoded(res, &watchedBody{c: c, body: res.Body}, c.h.cfg.limits.ResponseBytes)
+	media := mediaType(res.Header.Get("Content-Type"))
+	rep := &reply{call: c, status: res.StatusCode, header: res.Header, body: body, stream: media == "text/event-stream"}
+	switch status := res.StatusCode; {
+	case status >= 400:
+		return nil, rep.refusal(known)
+	case status >= 300:
+		return nil, &Error{Status: http.StatusBadGateway, Code: CodeUpstreamRedirect, Message: "The upstream answered with a redirect."}
+	case status < 200, !known, !rep.stream && !isJSON(media):
+		return nil, errBadResponse(errors.New("the upstream's status, coding or content type is not usable"))
+	}
+	return rep, nil
+}
+
+// fault says why talking to the upstream failed before an answer was begun.
+func (c *call) fault(err error) *Error {
+	switch cause := context.Cause(c.ctx); {
+	case errors.Is(cause, errHeaderTime), errors.Is(cause, errStreamIdle):
+		return &Error{
+			Status: http.StatusGatewayTimeout, Code: CodeUpstreamTimeout,
+			Message: "The upstream did not answer in time.", Err: cause,
+		}
+	case errors.Is(cause, errShutdown):
+		return errShuttingDown()
+	case cause != nil:
+		return errGone(c.r.Context())
+	case errors.Is(err, errTooMuch):
+		return errBadResponse(err)
+	}
+	return &Error{
+		Status: http.StatusBadGateway, Code: CodeUpstreamUnreachable,
+		Message: "The upstream could not be reached.", Err: harmless(err, c.key),
+	}
+}
+
+// errGone is for a request whose own context has ended: the client left, or the
+// host gave the request a deadline.
+func errGone(ctx context.Context) *Error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &Error{
+			Status: http.StatusGatewayTimeout, Code: CodeUpstreamTimeout,
+			Message: "The request took longer than this server allows.", Err: ctx.Err(),
+		}
+	}
+	return &Error{Status: statusClientGone, Message: "The request was cancelled.", Err: ErrClientGone}
+}
+
+func errBadResponse(cause error) *Error {
+	return &Error{
+		Status: http.StatusBadGateway, Code: CodeUpstreamBadResponse,
+		Message: "The upstream's answer was not usable.", Err: cause,
+	}
+}
+
+// watchedBody reads an upstream's body and ends the call when it is silent for
+// too long.
+type watchedBody struct {
+	c     *call
+	body  io.Reader
+	timer *time.Timer
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	idle := b.c.h.cfg.limits.StreamIdle
+	if b.timer == nil {
+		b.timer = time.AfterFunc(idle, func() { b.c.cancel(errStreamIdle) })
+	} else {
+		b.timer.Reset(idle)
+	}
+	n, err := b.body.Read(p)
+	b.timer.Stop()
+	return n, err
+}

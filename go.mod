@@ -1,0 +1,11 @@
+module github.com/openai-proxy-go/proxy
+
+go 1.26
+
+require (
+	github.com/graphql-go/graphql v0.8.1
+	github.com/sashabaranov/go-openai v1.43.0
+	github.com/vektah/gqlparser/v2 v2.5.64
+)
+
+require github.com/agnivade/levenshtein v1.2.2 // indirect

@@ -1,0 +1,296 @@
+// Package jsonobj looks at a JSON object without decoding it: one pass checks
+// the whole document and remembers where the top-level members lie, so that a
+// body can be judged, extended and forwarded byte for byte as its writer
+// spelled it.
+//
+// It is stricter than RFC 8259 where two parsers could disagree: nothing but
+// white space may follow the object, the text must be valid UTF-8 without a
+// byte order mark, and nesting is bounded. Escapes pass, lone surrogates among
+// them, and duplicate keys are reported, not judged.
+package jsonobj
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxDepth is the deepest nesting that Parse accepts; the object itself is
+// level one.
+const MaxDepth = 1000
+
+// Errors of Parse.
+var (
+	ErrSyntax    = errors.New("not one well-formed JSON value")
+	ErrNotObject = errors.New("not a JSON object")
+	ErrDepth     = errors.New("nested too deeply")
+	ErrEncoding  = errors.New("not valid UTF-8")
+)
+
+// Object is a checked JSON object. The zero value is an empty object of no
+// bytes. It aliases the bytes given to Parse; both must be left unchanged.
+type Object struct {
+	raw     []byte
+	open    int // offset of the opening brace
+	members []member
+}
+
+// member is one top-level member: the key as it reads after unescaping, and
+// the offsets of its parts.
+type member struct {
+	key                            []byte
+	keyStart, valueStart, valueEnd int
+}
+
+// Parse checks that raw is one JSON object and nothing else.
+func Parse(raw []byte) (Object, error) {
+	if !utf8.Valid(raw) {
+		return Object{}, ErrEncoding
+	}
+	open := skipSpace(raw, 0)
+	if open == len(raw) {
+		return Object{}, ErrSyntax
+	}
+	if raw[open] != '{' {
+		return Object{}, notObject(raw, open)
+	}
+	o := Object{raw: raw, open: open}
+	end, err := o.scanMembers(open + 1)
+	if err != nil {
+		return Object{}, err
+	}
+	if skipSpace(raw, end) != len(raw) {
+		return Object{}, ErrSyntax
+	}
+	return o, nil
+}
+
+// notObject tells a document of another type from one that is no JSON.
+func notObject(raw []byte, i int) error {
+	end, err := skipValue(raw, i, 0)
+	if err != nil {
+		return err
+	}
+	if skipSpace(raw, end) != len(raw) {
+		return ErrSyntax
+	}
+	return ErrNotObject
+}
+
+// scanMembers reads the members from behind the opening brace and returns the
+// offset behind the closing one.
+func (o *Object) scanMembers(i int) (int, error) {
+	raw := o.raw
+	i = skipSpace(raw, i)
+	if i < len(raw) && raw[i] == '}' {
+		return i + 1, nil
+	}
+	o.members = make([]member, 0, 12)
+	for {
+		m := member{keyStart: i}
+		end, escaped := skipString(raw, i)
+		if end < 0 {
+			return 0, ErrSyntax
+		}
+		m.key = raw[i+1 : end-1]
+		if escaped {
+			m.key = []byte(unquote(raw[i:end]))
+		}
+		if i = skipSpace(raw, end); i >= len(raw) || raw[i] != ':' {
+			return 0, ErrSyntax
+		}
+		m.valueStart = skipSpace(raw, i+1)
+		var err error
+		if m.valueEnd, err = skipValue(raw, m.valueStart, 1); err != nil {
+			return 0, err
+		}
+		o.members = append(o.members, m)
+		if i = skipSpace(raw, m.valueEnd); i >= len(raw) {
+			return 0, ErrSyntax
+		}
+		switch raw[i] {
+		case '}':
+			return i + 1, nil
+		case ',':
+			i = skipSpace(raw, i+1)
+		default:
+			return 0, ErrSyntax
+		}
+	}
+}
+
+// Bytes returns the document as it was given to Parse.
+func (o Object) Bytes() []byte { return o.raw }
+
+// Has reports whether key is there, whatever its value.
+func (o Object) Has(key string) bool {
+	_, ok := o.Get(key)
+	return ok
+}
+
+// Get returns the raw value of key. Of a key that occurs more than once it
+// returns the first value; see Repeated.
+func (o Object) Get(key string) (value []byte, ok bool) {
+	for i := range o.members {
+		if m := &o.members[i]; string(m.key) == key {
+			return o.raw[m.valueStart:m.valueEnd], true
+		}
+	}
+	return nil, false
+}
+
+// String returns the value of key if it is a JSON string, unescaped.
+func (o Object) String(key string) (s string, ok bool) {
+	v, ok := o.Get(key)
+	if !ok || v[0] != '"' {
+		return "", false
+	}
+	return unquote(v), true
+}
+
+// Repeated returns the first of keys that occurs more than once, or "".
+func (o Object) Repeated(keys []string) string {
+	for i := range o.members {
+		for j := range i {
+			if bytes.Equal(o.members[i].key, o.members[j].key) && contains(keys, o.members[i].key) {
+				return string(o.members[i].key)
+			}
+		}
+	}
+	return ""
+}
+
+func contains(keys []string, key []byte) bool {
+	for _, k := range keys {
+		if k == string(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// Field is a member to add: a key and its raw JSON value.
+type Field struct {
+	Key   string
+	Value []byte
+}
+
+// With returns a new document with fields in front of the members of o. The
+// bytes of o follow unchanged. Keys need no escaping: they are constants of
+// the caller.
+func (o Object) With(fields ...Field) []byte {
+	size := len(o.raw) + 1
+	for _, f := range fields {
+		size += len(f.Key) + len(f.Value) + len(`"":,`)
+	}
+	out := make([]byte, 0, size)
+	out = append(out, o.raw[:o.open+1]...)
+	for i, f := range fields {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, '"')
+		out = append(out, f.Key...)
+		out = append(out, `":`...)
+		out = append(out, f.Value...)
+	}
+	if len(fields) > 0 && len(o.members) > 0 {
+		out = append(out, ',')
+	}
+	return append(out, o.raw[o.open+1:]...)
+}
+
+// Without returns a new document that lacks the first member called key; every
+// other byte stays. If there is none it returns the document itself.
+func (o Object) Without(key string) []byte {
+	for i := range o.members {
+		m := &o.members[i]
+		if string(m.key) != key {
+			continue
+		}
+		from, to := m.keyStart, m.valueEnd
+		switch {
+		case i > 0: // the comma before it goes too
+			from = o.members[i-1].valueEnd
+		case len(o.members) > 1: // or, for the first, the comma behind it
+			to = o.members[1].keyStart
+		}
+		return cut(o.raw, from, to, nil)
+	}
+	return o.raw
+}
+
+// Replace returns a new document in which the first member called key has the
+// given raw value; every other byte stays. If there is none it returns the
+// document itself.
+func (o Object) Replace(key string, value []byte) []byte {
+	for i := range o.members {
+		if m := &o.members[i]; string(m.key) == key {
+			return cut(o.raw, m.valueStart, m.valueEnd, value)
+		}
+	}
+	return o.raw
+}
+
+// cut returns a copy of raw with raw[from:to] replaced.
+func cut(raw []byte, from, to int, with []byte) []byte {
+	out := make([]byte, 0, len(raw)-(to-from)+len(with))
+	out = append(out, raw[:from]...)
+	out = append(out, with...)
+	return append(out, raw[to:]...)
+}
+
+// MapStrings returns raw, a well-formed JSON value, with every string replaced
+// for which change, given its unescaped text, returns another one. Keys are
+// strings too. It returns raw itself if nothing changed.
+func MapStrings(raw []byte, change func(string) string) []byte {
+	var out []byte
+	last := 0
+	for i := 0; i < len(raw); {
+		if raw[i] != '"' {
+			i++
+			continue
+		}
+		end, _ := skipString(raw, i)
+		if end < 0 {
+			break
+		}
+		text := unquote(raw[i:end])
+		if changed := change(text); changed != text {
+			out = append(append(out, raw[last:i]...), Quote(changed)...)
+			last = end
+		}
+		i = end
+	}
+	if out == nil {
+		return raw
+	}
+	return append(out, raw[last:]...)
+}
+
+// Quote returns s as a JSON string. Bytes that are no UTF-8 become U+FFFD, and
+// characters that mean something to HTML are left alone.
+func Quote(s string) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s); err != nil { // a string never fails to encode
+		return []byte(`""`)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// unquote returns the text of a JSON string that was checked before. Lone
+// surrogates become U+FFFD.
+func unquote(quoted []byte) string {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	var s string
+	if err := json.Unmarshal(quoted, &s); err != nil {
+		return strings.ToValidUTF8(string(quoted), "\uFFFD")
+	}
+	return s
+}

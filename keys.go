@@ -1,0 +1,163 @@
+package proxy
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+)
+
+// KeySource tells which API key to use for a request. An empty key with a nil
+// error means "none here"; an error means that the source itself failed, which
+// the caller sees as 503.
+//
+// Key is called once per upstream call, concurrently for different requests.
+// Its context ends after Limits.KeyTime; a source that ignores the context
+// blocks its own request only. The request's body must not be read.
+type KeySource interface {
+	Key(r *http.Request) (string, error)
+}
+
+// KeyFunc is a function used as a [KeySource], for a key per tenant or a secret
+// store.
+type KeyFunc func(r *http.Request) (string, error)
+
+// Key calls f.
+func (f KeyFunc) Key(r *http.Request) (string, error) { return f(r) }
+
+// Format implements [fmt.Formatter]. It prints ***, so that no verb reaches
+// what the function holds.
+func (f KeyFunc) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
+
+// secret is a key that prints as *** under every verb, in slog and as JSON.
+// The text stands behind a pointer because fmt does not call methods of
+// unexported fields: of a pointer it prints no more than the address.
+type secret struct{ text *string }
+
+func newSecret(text string) secret { return secret{&text} }
+
+func (s secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, redacted) }
+func (s secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (s secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+func (s secret) Key(*http.Request) (string, error) {
+	if s.text == nil {
+		return "", nil
+	}
+	return *s.text, nil
+}
+
+// StaticKey always returns key. NewHandler refuses one that is empty or has
+// anything but visible ASCII characters; white space around it is not trimmed.
+// The source prints as ***.
+func StaticKey(key string) KeySource { return newSecret(key) }
+
+// EnvKey returns the value of an environment variable, without white space
+// around it. It is read for every request, so that a rotated secret is seen.
+func EnvKey(name string) KeySource {
+	return KeyFunc(func(*http.Request) (string, error) {
+		return strings.TrimSpace(os.Getenv(name)), nil
+	})
+}
+
+// HeaderKey returns a key that the client sends in a header. Of an
+// Authorization header it takes the token behind "Bearer ". A missing or empty
+// header is no key; a value that is no visible ASCII is answered with 400.
+//
+// With it, anybody who may call the handler chooses which account pays. It is
+// meant for development and for callers that bring their own key.
+func HeaderKey(name string) KeySource {
+	return KeyFunc(func(r *http.Request) (string, error) {
+		key := strings.TrimSpace(r.Header.Get(name))
+		if strings.EqualFold(name, "Authorization") {
+			key = bearer(key)
+		}
+		if key != "" && !validKey(key) {
+			return "", badRequest(CodeInvalidRequest, "", "The API key in header %s must be 1 to 512 visible ASCII characters.",
+				http.CanonicalHeaderKey(name))
+		}
+		return key, nil
+	})
+}
+
+// FirstKey returns the first key that any of sources has, in order; an error of
+// one ends the search. A nil source has no key.
+func FirstKey(sources ...KeySource) KeySource { return firstKey(sources) }
+
+type firstKey []KeySource
+
+func (f firstKey) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
+
+func (f firstKey) Key(r *http.Request) (string, error) {
+	for _, source := range f {
+		if source == nil {
+			continue
+		}
+		if key, err := source.Key(r); key != "" || err != nil {
+			return key, err
+		}
+	}
+	return "", nil
+}
+
+// checkKeySource finds the static keys in source that can never work.
+func checkKeySource(source KeySource) error {
+	switch s := source.(type) {
+	case nil:
+		return errors.New("the key source is nil")
+	case secret:
+		if s.text == nil || !validKey(*s.text) {
+			return errors.New("the key must be 1 to 512 visible ASCII characters")
+		}
+	case firstKey:
+		for _, inner := range s {
+			if err := checkKeySource(inner); inner != nil && err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bearer returns the token of an Authorization value with the Bearer scheme,
+// or "".
+func bearer(value string) string {
+	scheme, token, ok := strings.Cut(value, " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// validKey reports whether key can stand in a header without being changed.
+func validKey(key string) bool {
+	if key == "" || len(key) > 512 {
+		return false
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// errInvalidKey is the cause when a source returns something that is no key.
+var errInvalidKey = errors.New("the key source returned a value that is not 1 to 512 visible ASCII characters")
+
+// ownKey reports whether the client itself sent key, in any header: then what
+// the upstream says about the key is the client's business.
+func ownKey(r *http.Request, key string) bool {
+	found := 0
+	for _, values := range r.Header {
+		for _, v := range values {
+			v = strings.TrimSpace(v)
+			found |= subtle.ConstantTimeCompare([]byte(v), []byte(key))
+			found |= subtle.ConstantTimeCompare([]byte(bearer(v)), []byte(key))
+		}
+	}
+	return key != "" && found == 1
+}

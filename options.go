@@ -1,0 +1,334 @@
+package proxy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	openai "github.com/sashabaranov/go-openai"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
+)
+
+// The models that a request without one gets. They age: OpenAI retires models
+// within a year or two, and a release of this package may change them. Set your
+// own with [WithDefaultModels].
+const (
+	DefaultChatModel  = openai.GPT6Luna
+	DefaultImageModel = openai.CreateImageModelGptImage2
+)
+
+// DefaultUpstream is OpenAI's API, with its version path.
+const DefaultUpstream = "https://api.openai.com/v1"
+
+// Option configures [New] and [NewHandler]. Options are applied in order: where
+// two set the same thing the last one wins. A nil Option is ignored.
+type Option interface{ apply(*config) }
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+// OptionError is a problem of the configuration: the option, and what is wrong
+// with its value. It never holds a key.
+type OptionError struct {
+	Option string // the name of the function, such as "WithUpstream"
+	Err    error
+}
+
+// Error returns the option's name and the problem.
+func (e *OptionError) Error() string { return "proxy: " + e.Option + ": " + e.Err.Error() }
+
+// Unwrap returns the problem.
+func (e *OptionError) Unwrap() error { return e.Err }
+
+// config is what options fill in. It does not change after construction.
+type config struct {
+	keys        KeySource
+	upstream    string
+	authHeader  string
+	origins     []string
+	hosts       []string
+	credentials bool
+	transport   http.RoundTripper
+	envProxy    bool
+	logger      *slog.Logger
+	chatModel   string
+	imageModel  string
+	defaults    map[Route]map[string]any
+	limits      Limits
+	shape       ErrorShape
+	heartbeat   time.Duration
+	streamUsage bool
+	hooks       Hooks
+	owned       map[Route][]jsonobj.Field // defaults, rendered
+}
+
+func newConfig(opts []Option) *config {
+	c := &config{
+		keys:       EnvKey("OPENAI_API_KEY"),
+		upstream:   DefaultUpstream,
+		authHeader: "Authorization",
+		chatModel:  DefaultChatModel,
+		imageModel: DefaultImageModel,
+		defaults:   map[Route]map[string]any{},
+	}
+	WithOptions(opts...).apply(c)
+	if c.logger == nil {
+		c.logger = slog.Default()
+	}
+	c.limits = c.limits.withDefaults()
+	return c
+}
+
+// WithOptions makes one option of several; nil ones are ignored.
+func WithOptions(opts ...Option) Option {
+	return optionFunc(func(c *config) {
+		for _, o := range opts {
+			if o != nil {
+				o.apply(c)
+			}
+		}
+	})
+}
+
+// WithKey sets the API key: short for WithKeySource(StaticKey(key)). Passing it
+// again, or WithKeySource, replaces it. Default: EnvKey("OPENAI_API_KEY").
+func WithKey(key string) Option { return WithKeySource(StaticKey(key)) }
+
+// WithKeySource sets where API keys come from. Passing it again, or WithKey,
+// replaces it. Default: EnvKey("OPENAI_API_KEY").
+func WithKeySource(source KeySource) Option {
+	return optionFunc(func(c *config) { c.keys = source })
+}
+
+// WithUpstream sets the root of the API, version path included, such as
+// "https://api.openai.com/v1" or "http://localhost:11434/v1". A query
+// ("?api-version=...") is kept on every call; a trailing slash does not matter.
+// Nothing in a request can change it. Passing it again replaces it. Default:
+// [DefaultUpstream].
+func WithUpstream(root string) Option {
+	return optionFunc(func(c *config) { c.upstream = root })
+}
+
+// WithAuthHeader names the header that carries the key to the upstream.
+// "Authorization" carries it as a Bearer token, any other name as it is (Azure:
+// "api-key"). The empty name sends no key and asks no key source, for local
+// servers. Passing it again replaces it. Default: "Authorization".
+func WithAuthHeader(name string) Option {
+	return optionFunc(func(c *config) { c.authHeader = name })
+}
+
+// WithAllowedOrigins lets pages of other origins call the handler. An origin is
+// exact ("https://app.example.com", "http://localhost:3000"), or covers every
+// subdomain, at any depth, but not the domain itself
+// ("https://*.example.com"). "*" admits every page of the web, which may then
+// spend your money: use it with limits, or for development. Pages of the
+// handler's own origin, and callers without Origin, are always served. Passing
+// it again replaces the list. Default: none.
+func WithAllowedOrigins(origins ...string) Option {
+	return optionFunc(func(c *config) { c.origins = slices.Clone(origins) })
+}
+
+// WithCredentials lets pages of the allowed origins send cookies and read the
+// answer. With the origin "*" it is a configuration error. Passing it again
+// replaces it. Default: false.
+func WithCredentials(allow bool) Option {
+	return optionFunc(func(c *config) { c.credentials = allow })
+}
+
+// WithAllowedHosts restricts the Host header, against DNS rebinding: a request
+// for another host is answered with 421. "localhost" stands for any port,
+// "localhost:8787" for that one; IPv6 addresses stand in brackets. Passing it
+// again replaces the list. Default: any host.
+func WithAllowedHosts(hosts ...string) Option {
+	return optionFunc(func(c *config) { c.hosts = slices.Clone(hosts) })
+}
+
+// WithTransport sets the transport to the upstream. Cancellation, time limits
+// and sizes are kept with any transport; what the default one adds is written
+// at [NewHandler]. Redirects are not followed and cookies not kept whatever it
+// is. Passing it again replaces it; nil means the default.
+func WithTransport(transport http.RoundTripper) Option {
+	return optionFunc(func(c *config) { c.transport = transport })
+}
+
+// WithProxyFromEnvironment lets the default transport go through the proxy that
+// HTTP_PROXY, HTTPS_PROXY and NO_PROXY name. It does nothing beside
+// WithTransport. Passing it again replaces it. Default: false.
+func WithProxyFromEnvironment(use bool) Option {
+	return optionFunc(func(c *config) { c.envProxy = use })
+}
+
+// WithLogger sets where failures are logged. No record holds a key, a prompt or
+// an answer. Passing it again replaces it; nil means the default, which is
+// slog.Default() at the time of construction.
+func WithLogger(logger *slog.Logger) Option {
+	return optionFunc(func(c *config) { c.logger = logger })
+}
+
+// WithDefaultModels sets the models of requests that name none. An empty name
+// keeps the default of its kind. Passing it again replaces both. Default:
+// [DefaultChatModel], [DefaultImageModel].
+func WithDefaultModels(chat, image string) Option {
+	return optionFunc(func(c *config) {
+		c.chatModel, c.imageModel = DefaultChatModel, DefaultImageModel
+		if chat != "" {
+			c.chatModel = chat
+		}
+		if image != "" {
+			c.imageModel = image
+		}
+	})
+}
+
+// WithDefaults sets the parameters that a request on the worker's routes ("/",
+// "/generate-image", "/images/generations") and in GraphQL gets where it does
+// not name them, in place of the built-in table, whatever the model. route is
+// RouteChat or RouteImages. A key that the body has wins, also as null;
+// max_tokens and max_completion_tokens count as one. An empty map switches the
+// table off. Values are rendered by encoding/json when the handler is made.
+// Passing it again for the same route replaces it. Default: the table in the
+// package comment.
+func WithDefaults(route Route, values map[string]any) Option {
+	values = maps.Clone(values)
+	return optionFunc(func(c *config) { c.defaults[route] = values })
+}
+
+// WithLimits bounds sizes and times. Passing it again replaces all of them.
+// Default: those of [Limits].
+func WithLimits(limits Limits) Option {
+	return optionFunc(func(c *config) { c.limits = limits })
+}
+
+// WithErrorShape puts one shape of error bodies on every REST route. Passing it
+// again replaces it. Default: [ErrorShapeByRoute].
+func WithErrorShape(shape ErrorShape) Option {
+	return optionFunc(func(c *config) { c.shape = shape })
+}
+
+// WithHeartbeat writes a comment line (":") to a stream that was silent for
+// interval, so that proxies in between do not take it for dead. It is written
+// between events only. The price: the go-openai client loses the text of an
+// error event that follows a comment, and gives up after 300 comments in a row.
+// Passing it again replaces it. Default: 0, no heartbeat; below a second is a
+// configuration error.
+func WithHeartbeat(interval time.Duration) Option {
+	return optionFunc(func(c *config) { c.heartbeat = interval })
+}
+
+// WithStreamUsage asks the upstream for the usage of chat streams that do not
+// ask themselves, and leaves the event with it out of what the client gets.
+// Hooks.Done then always learns it. Such streams are relayed event by event;
+// their other chunks carry "usage": null. Passing it again replaces it.
+// Default: false.
+func WithStreamUsage(ask bool) Option {
+	return optionFunc(func(c *config) { c.streamUsage = ask })
+}
+
+// WithHooks sets the functions that watch and steer calls. Passing it again
+// replaces all of them. Default: none.
+func WithHooks(hooks Hooks) Option {
+	return optionFunc(func(c *config) { c.hooks = hooks })
+}
+
+// check returns every problem of the configuration, joined, and renders what
+// can be rendered once.
+func (c *config) check() error {
+	var errs []error
+	report := func(option string, err error) {
+		if err != nil {
+			errs = append(errs, &OptionError{option, err})
+		}
+	}
+	report("WithKeySource", checkKeySource(c.keys))
+	_, err := parseUpstream(c.upstream)
+	report("WithUpstream", err)
+	if c.authHeader != "" && !isToken(c.authHeader) {
+		report("WithAuthHeader", fmt.Errorf("invalid header name %q", c.authHeader))
+	}
+	for _, origin := range c.origins {
+		_, err := parseOrigin(origin)
+		report("WithAllowedOrigins", err)
+	}
+	if c.credentials && slices.Contains(c.origins, "*") {
+		report("WithCredentials", errors.New(`credentials cannot be allowed for every origin ("*")`))
+	}
+	for _, host := range c.hosts {
+		report("WithAllowedHosts", checkHost(host))
+	}
+	if c.heartbeat < 0 || c.heartbeat > 0 && c.heartbeat < time.Second {
+		report("WithHeartbeat", fmt.Errorf("invalid interval %v: at least a second is needed", c.heartbeat))
+	}
+	if c.shape < ErrorShapeByRoute || c.shape > ErrorShapeWorker {
+		report("WithErrorShape", fmt.Errorf("unknown shape %d", c.shape))
+	}
+	report("WithDefaults", c.renderDefaults())
+	return errors.Join(errs...)
+}
+
+// renderDefaults turns the host's defaults into JSON, in the order of the keys.
+func (c *config) renderDefaults() error {
+	c.owned = map[Route][]jsonobj.Field{}
+	for route, values := range c.defaults {
+		if route != RouteChat && route != RouteImages {
+			return fmt.Errorf("there are no defaults for route %q", route)
+		}
+		fields := []jsonobj.Field{}
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			if slices.Contains([]string{"model", "messages", "prompt", "action", "stream", "stream_options"}, key) {
+				return fmt.Errorf("%q cannot have a default", key)
+			}
+			value, err := json.Marshal(values[key])
+			if err != nil {
+				return fmt.Errorf("the value of %q is no JSON: %w", key, err)
+			}
+			if quoted, _ := json.Marshal(key); string(quoted) != `"`+key+`"` {
+				return fmt.Errorf("invalid key %q", key)
+			}
+			fields = append(fields, jsonobj.Field{Key: key, Value: value})
+		}
+		c.owned[route] = fields
+	}
+	return nil
+}
+
+// parseUpstream checks the root of the API.
+func parseUpstream(root string) (*url.URL, error) {
+	u, err := url.Parse(root)
+	switch {
+	case err != nil:
+		return nil, errors.New("invalid URL") // the text may hold credentials
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, errors.New("invalid URL: the scheme must be https or http")
+	case u.Host == "" || u.Hostname() == "":
+		return nil, errors.New("invalid URL: a host is required")
+	case u.User != nil:
+		return nil, errors.New("invalid URL: credentials do not belong in it, see WithKeySource")
+	case u.Fragment != "" || u.RawFragment != "":
+		return nil, errors.New("invalid URL: it must have no fragment")
+	}
+	return u, nil
+}
+
+// checkHost checks an entry of WithAllowedHosts.
+func checkHost(host string) error {
+	name := host
+	if h, port, err := net.SplitHostPort(host); err == nil && port != "" {
+		name = h
+	} else if inner, ok := strings.CutPrefix(host, "["); ok {
+		name = strings.TrimSuffix(inner, "]")
+	}
+	if name == "" || strings.ContainsAny(name, "/\\@?#*[] ") || strings.Contains(name, ":") && net.ParseIP(name) == nil {
+		return fmt.Errorf("invalid host %q: a name or address, with or without port, is required", host)
+	}
+	return nil
+}

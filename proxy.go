@@ -1,0 +1,266 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+)
+
+// Handler is the proxy: an [http.Handler] with every route. It is made by
+// [New] or [NewHandler], is safe for concurrent use, and does not change after
+// construction. The zero value answers every request with 500.
+//
+// It prints as *proxy.Handler under every fmt verb: nothing of its
+// configuration, least of all a key, can end up in a log that way.
+type Handler struct {
+	cfg      *config // nil: misconfigured
+	origins  originPolicy
+	hosts    hostPolicy
+	upstream *upstream
+	defaults defaultsTable
+	live     liveCalls
+}
+
+// New returns a handler with every route, to be mounted at the root of a server
+// or under a prefix with [http.StripPrefix]. It never fails: with an invalid
+// option it logs every problem at Error level, calls no upstream, and answers
+// each request with 500 and the code misconfigured. A missing key is no invalid
+// option; it is known per request.
+func New(opts ...Option) http.Handler {
+	h, err := NewHandler(opts...)
+	if err == nil {
+		return h
+	}
+	cfg := newConfig(opts)
+	for _, problem := range problems(err) {
+		cfg.log(context.Background(), slog.LevelError, "proxy is misconfigured", slog.String("error", redact(problem.Error(), "")))
+	}
+	return &Handler{}
+}
+
+// problems takes apart what errors.Join joined.
+func problems(err error) []error {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// NewHandler is the strict twin of [New]: it returns one [*OptionError] for each
+// problem, joined, and no handler.
+//
+// Its own transport, which [WithTransport] replaces, dials within 5 s, agrees on
+// TLS within 5 s, prefers HTTP/2 and pings it after 15 s of silence, keeps 64
+// idle connections to the upstream for 30 s each, takes response headers up to
+// 256 KiB, asks for no compression and uses no proxy.
+func NewHandler(opts ...Option) (*Handler, error) {
+	cfg := newConfig(opts)
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	origins, err := newOriginPolicy(cfg.origins, cfg.credentials)
+	if err != nil {
+		return nil, &OptionError{"WithAllowedOrigins", err}
+	}
+	up, err := newUpstream(cfg)
+	if err != nil {
+		return nil, &OptionError{"WithUpstream", err}
+	}
+	return &Handler{
+		cfg:      cfg,
+		origins:  origins,
+		hosts:    newHostPolicy(cfg.hosts),
+		upstream: up,
+		defaults: newDefaultsTable(cfg.owned),
+	}, nil
+}
+
+// Format implements [fmt.Formatter].
+func (h *Handler) Format(f fmt.State, _ rune) { fmt.Fprint(f, "*proxy.Handler") }
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.serve(w, r, route(r.URL.Path))
+}
+
+// Chat returns the chat route alone, to be mounted on any path of the host's
+// own: it does not look at the path. It answers as /v1/chat/completions does,
+// with the same origins, limits and hooks.
+func (h *Handler) Chat() http.Handler { return h.only(endpoint{serve: (*exchange).chat}) }
+
+// Images returns the image routes alone, to be mounted on any path of the
+// host's own. A multipart form, or a path that ends in /edits, is an edit; any
+// other request is a generation.
+func (h *Handler) Images() http.Handler { return h.only(endpoint{serve: (*exchange).imagesOrEdits}) }
+
+func (h *Handler) only(ep endpoint) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, ep) })
+}
+
+// endpoint is what stands behind a path.
+type endpoint struct {
+	serve  func(*exchange) error // nil: nothing does
+	worker bool                  // answers in the worker's error shape
+}
+
+// route is the table of paths. They are matched whole: a prefix would open
+// more of the upstream than is meant (GET /chat/completions lists every stored
+// chat). An empty path is what StripPrefix leaves of the mount point itself.
+func route(path string) endpoint {
+	switch path {
+	case "", "/":
+		return endpoint{serve: (*exchange).chatOrImages, worker: true}
+	case "/images/generations", "/generate-image":
+		return endpoint{serve: (*exchange).workerImages, worker: true}
+	case "/v1/chat/completions", "/chat/completions":
+		return endpoint{serve: (*exchange).chat}
+	case "/v1/images/generations":
+		return endpoint{serve: (*exchange).images}
+	case "/v1/images/edits":
+		return endpoint{serve: (*exchange).edits}
+	}
+	return endpoint{}
+}
+
+// exchange is one HTTP request on its way through the handler. Its methods
+// return an error only while nothing has been written.
+type exchange struct {
+	h       *Handler
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	r       *http.Request
+	id      string
+	shape   ErrorShape
+	started bool // the answer's header is on its way
+}
+
+// serve is the frame around every route.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
+	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ErrorShapeOpenAI}
+	if ep.worker {
+		x.shape = ErrorShapeWorker
+	}
+	defer x.recover()
+	if err := x.run(ep); err != nil {
+		x.fail(err)
+	}
+}
+
+// run passes the request through the gates that stand before every route, the
+// origin first, so that every answer can be read by those who may.
+func (x *exchange) run(ep endpoint) error {
+	h, r, header := x.h, x.r, x.w.Header()
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Request-Id", x.id)
+	if h.cfg == nil {
+		return &Error{
+			Status: http.StatusInternalServerError, Code: CodeMisconfigured,
+			Message: "The proxy is not configured correctly.",
+		}
+	}
+	if h.cfg.shape != ErrorShapeByRoute {
+		x.shape = h.cfg.shape
+	}
+	v := h.origins.check(r)
+	h.origins.setHeaders(header, v)
+	switch {
+	case !h.hosts.allows(r.Host):
+		return errHost()
+	case ep.serve != nil && isPreflight(r):
+		h.origins.answerPreflight(x.w, r, v)
+		return nil
+	case v.refused:
+		return errOrigin()
+	case ep.serve == nil:
+		return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
+	case r.Method == http.MethodOptions:
+		header.Set("Allow", "POST, OPTIONS")
+		x.w.WriteHeader(http.StatusNoContent)
+		return nil
+	case r.Method != http.MethodPost || wantsUpgrade(r):
+		header.Set("Allow", "POST, OPTIONS")
+		return &Error{Status: http.StatusMethodNotAllowed, Code: CodeMethodNotAllowed, Message: "Method Not Allowed"}
+	case h.live.closing():
+		return errShuttingDown()
+	}
+	return ep.serve(x)
+}
+
+// wantsUpgrade reports a request to change the protocol. An offer of cleartext
+// HTTP/2, which curl makes, may be ignored (RFC 9110, section 7.8).
+func wantsUpgrade(r *http.Request) bool {
+	upgrade := r.Header.Get("Upgrade")
+	return upgrade != "" && !strings.EqualFold(upgrade, "h2c")
+}
+
+// requestID returns the client's X-Request-Id, if it is a token of at most 128
+// characters, or makes one.
+func requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); len(id) <= 128 && isToken(id) {
+		return id
+	}
+	return "req_" + rand.Text()
+}
+
+// fail answers with an error, and logs it.
+func (x *exchange) fail(err error) {
+	e := asError(err)
+	x.logFailure(e)
+	x.started = true
+	writeError(x.w, x.r, x.shape, e)
+}
+
+// logFailure writes one record: what failed on our side or the upstream's at
+// Error level, what the client did wrong or gave up at Debug level.
+func (x *exchange) logFailure(e *Error) {
+	if x.h.cfg == nil {
+		return // New has logged why
+	}
+	level := slog.LevelDebug
+	if e.status() >= 500 {
+		level = slog.LevelError
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
+		slog.Int("status", e.status()), slog.String("code", string(e.code())),
+	}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", redact(e.Err.Error(), "")))
+	}
+	x.h.cfg.log(x.r.Context(), level, "proxy request failed", attrs...)
+}
+
+// log writes a record. A logger that panics must not take the request with it.
+func (c *config) log(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
+	defer func() { _ = recover() }() //nolint:errcheck // there is nowhere left to report to
+	c.logger.LogAttrs(ctx, level, msg, attrs...)
+}
+
+// recover turns a panic of a hook, a source or a store into an answer. The
+// panic that aborts a response on purpose goes on to the server.
+func (x *exchange) recover() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler { //nolint:errorlint // a sentinel that is never wrapped
+		panic(v)
+	}
+	if x.h.cfg != nil {
+		x.h.cfg.log(x.r.Context(), slog.LevelError, "proxy recovered a panic",
+			slog.String("request_id", x.id), slog.String("panic", redactAny(v, "")),
+			slog.String("stack", string(debug.Stack())))
+	}
+	if x.started {
+		x.cut()
+		return
+	}
+	x.started = true
+	writeError(x.w, x.r, x.shape, &Error{Status: http.StatusInternalServerError, Code: CodeInternalError})
+}

@@ -1,0 +1,140 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// reply is the usable answer of an upstream: its head, and the body still to
+// come. close must be called once.
+type reply struct {
+	call   *call
+	status int
+	header http.Header
+	body   io.Reader
+	stream bool
+}
+
+// close ends the call.
+func (rep *reply) close() { rep.call.end() }
+
+// refusal reads the body of an error answer and makes the *Error of it. What
+// the upstream says of the server's key is the server's fault, and its words
+// tell about the key: the caller gets a fixed text, the log the rest.
+func (rep *reply) refusal(readable bool) *Error {
+	c := rep.call
+	var body []byte
+	if readable {
+		text, err := io.ReadAll(io.LimitReader(rep.body, maxErrorBytes+1))
+		if err == nil && len(text) <= maxErrorBytes {
+			body = text
+		}
+	}
+	if err := c.ctx.Err(); err != nil {
+		return c.fault(err)
+	}
+	e := newUpstreamError(rep.status, rep.header, body, c.info.Route, c.key)
+	denied := rep.status == http.StatusUnauthorized || rep.status == http.StatusForbidden
+	if denied && c.h.upstream.authHeader != "" && !ownKey(c.r, c.key) {
+		return &Error{
+			Status: http.StatusBadGateway, Code: CodeUpstreamAuth,
+			Message: "The upstream does not accept this server's credentials.",
+			Err:     errors.New(strconv.Itoa(rep.status) + ": " + e.message()),
+		}
+	}
+	return e
+}
+
+// whole reads the body to its end, under the limit, and checks that it looks
+// like the JSON value it is labelled as. It is not parsed: that would cost more
+// than all the rest.
+func (rep *reply) whole() ([]byte, error) {
+	limit := rep.call.h.cfg.limits.ResponseBytes
+	length := int64(-1)
+	if n, err := strconv.ParseInt(rep.header.Get("Content-Length"), 10, 64); err == nil && rep.header.Get("Content-Encoding") == "" {
+		length = n
+	}
+	if length > limit {
+		return nil, errBadResponse(errTooMuch)
+	}
+	if limit < forever {
+		limit++ // one more, so that too much is seen
+	}
+	body, err := readGrowing(io.LimitReader(rep.body, limit), length)
+	if err != nil {
+		e := rep.call.fault(err)
+		if e.Code == CodeUpstreamUnreachable { // it was reached, and broke off
+			return nil, errBadResponse(e.Err)
+		}
+		return nil, e
+	}
+	if int64(len(body)) == limit {
+		return nil, errBadResponse(errTooMuch)
+	}
+	if !looksLikeJSON(body) {
+		return nil, errBadResponse(errors.New("the upstream's body is not JSON"))
+	}
+	return body, nil
+}
+
+// looksLikeJSON reports whether the first and the last byte that are not white
+// space are those of an object or an array.
+func looksLikeJSON(body []byte) bool {
+	body = bytes.Trim(body, " \t\r\n")
+	if len(body) < 2 {
+		return false
+	}
+	first, last := body[0], body[len(body)-1]
+	return first == '{' && last == '}' || first == '[' && last == ']'
+}
+
+// writePiece is the most that is written under one write deadline.
+const writePiece = 256 << 10
+
+// relay hands a plain answer on. Nothing is sent before all of it is there, so
+// that no truncated answer looks whole.
+func (x *exchange) relay(rep *reply) error {
+	c := rep.call
+	body, err := rep.whole()
+	if err != nil {
+		c.failed(err)
+		return err
+	}
+	if c.h.cfg.hooks.Done != nil {
+		c.out.Usage = bodyUsage(body)
+	}
+	header := x.w.Header()
+	copyHeader(header, rep.header, c.key)
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	x.started = true
+	c.out.Status, c.out.Ending = rep.status, EndingComplete
+	x.w.WriteHeader(rep.status)
+	for len(body) > 0 {
+		piece := body[:min(len(body), writePiece)]
+		_ = x.rc.SetWriteDeadline(deadline(time.Now(), c.h.cfg.limits.WriteStall)) // not every writer has one
+		n, err := x.w.Write(piece)
+		c.wrote(n)
+		if err != nil {
+			c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
+			return nil
+		}
+		body = body[len(piece):]
+	}
+	return nil
+}
+
+// wrote counts bytes that were handed to the client's connection.
+func (c *call) wrote(n int) {
+	if n <= 0 {
+		return
+	}
+	if c.out.Bytes == 0 {
+		c.out.FirstByte = time.Since(c.start)
+	}
+	c.out.Bytes += int64(n)
+}

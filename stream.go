@@ -1,0 +1,248 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/openai-proxy-go/proxy/internal/sse"
+)
+
+// streamBuffer is as much as is read and written at once. Events are small and
+// streams are many: more would be memory that waits.
+const streamBuffer = 4 << 10
+
+// stream relays server-sent events. From its first line on the answer is begun:
+// whatever happens is told inside the stream, and a stream that did not end by
+// itself never ends tidily.
+func (x *exchange) stream(rep *reply) {
+	c := rep.call
+	header := x.w.Header()
+	copyHeader(header, rep.header, c.key)
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("X-Accel-Buffering", "no")
+	x.started = true
+	c.out.Status = rep.status
+	out := &streamWriter{w: x.w, rc: x.rc, stall: c.h.cfg.limits.WriteStall}
+	x.w.WriteHeader(rep.status)
+	defer out.close()
+	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
+	defer limit.Stop()
+	if err := out.start(c.h.cfg.heartbeat, c.cancel); err != nil {
+		c.streamEnded(err, EndingClientGone)
+		return
+	}
+	err := c.copyEvents(out, rep.body)
+	switch {
+	case err == nil:
+		c.out.Ending = EndingComplete
+	case errors.Is(err, errClientWrite):
+		c.streamEnded(ErrClientGone, EndingClientGone)
+	default:
+		e := c.streamFault(err)
+		ending := EndingUpstreamCut
+		if errors.Is(e, ErrClientGone) {
+			ending = EndingClientGone
+		} else {
+			x.logFailure(e)
+		}
+		c.streamEnded(e, ending)
+		out.fail(e)
+	}
+}
+
+func (c *call) streamEnded(err error, ending Ending) { c.out.Err, c.out.Ending = err, ending }
+
+// errClientWrite marks a failure to write to the client.
+var errClientWrite = errors.New("the client takes no more bytes")
+
+// copyEvents relays bytes as they are read, until the end of the upstream's
+// body (nil), a failed read, or a failed write (errClientWrite).
+func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
+	var scan *usageScan
+	if c.h.cfg.hooks.Done != nil {
+		scan = &usageScan{}
+		defer func() { c.out.Usage = scan.usage }()
+	}
+	var filter *usageFilter
+	if c.hideUsage {
+		filter = &usageFilter{}
+	}
+	buf := make([]byte, streamBuffer)
+	for {
+		n, err := body.Read(buf)
+		part := buf[:n]
+		if filter != nil {
+			part = filter.pass(part, err != nil)
+		}
+		if len(part) > 0 {
+			written, werr := out.write(part)
+			c.wrote(written)
+			if werr != nil {
+				return errClientWrite
+			}
+		}
+		if scan != nil {
+			scan.feed(buf[:n])
+		}
+		if err == io.EOF {
+			if scan != nil && !scan.complete {
+				c.out.Ending = EndingIncomplete
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// streamFault says why a started stream broke.
+func (c *call) streamFault(err error) *Error {
+	e := c.fault(err)
+	switch cause := context.Cause(c.ctx); {
+	case errors.Is(cause, errStreamMax):
+		return &Error{Code: CodeStreamLimit, Message: "The stream took longer than this server allows.", Err: cause}
+	case errors.Is(err, errTooMuch):
+		return &Error{Code: CodeStreamLimit, Message: "The stream is larger than this server allows.", Err: err}
+	case errors.Is(cause, errStreamIdle):
+		e.Message = "The upstream was silent for too long."
+	case e.Code == CodeUpstreamUnreachable:
+		return &Error{
+			Status: http.StatusBadGateway, Code: CodeUpstreamDisconnected,
+			Message: "The upstream broke off the stream.", Err: e.Err,
+		}
+	}
+	return e
+}
+
+// streamWriter is the client's side of a stream: every write is flushed, and
+// heartbeats take their turn under the same lock.
+type streamWriter struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	stall time.Duration
+
+	mu     sync.Mutex
+	tail   sse.Tail
+	beat   *time.Timer
+	every  time.Duration
+	closed bool
+}
+
+// start flushes the headers and sets the heartbeat going.
+func (s *streamWriter) start(every time.Duration, cancel context.CancelCauseFunc) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setDeadline()
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if every > 0 {
+		s.every = every
+		s.beat = time.AfterFunc(every, func() { s.heartbeat(cancel) })
+	}
+	return nil
+}
+
+// write hands p to the client and flushes it.
+func (s *streamWriter) write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.send(p)
+	s.tail.Feed(p[:n])
+	if s.beat != nil {
+		s.beat.Reset(s.every)
+	}
+	return n, err
+}
+
+// send writes and flushes under a fresh deadline, which is the stall limit and
+// pushes the host's WriteTimeout back, in one. The lock is held.
+func (s *streamWriter) send(p []byte) (int, error) {
+	s.setDeadline()
+	n, err := s.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.flush()
+}
+
+func (s *streamWriter) setDeadline() {
+	_ = s.rc.SetWriteDeadline(deadline(time.Now(), s.stall)) // not every writer has one
+}
+
+// flush takes a writer that cannot flush for one that need not: a request that
+// asked for a stream was refused before, if so.
+func (s *streamWriter) flush() error {
+	if err := s.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
+
+// heartbeat sends a comment between two events. A bare comment line is the one
+// form that no official client stumbles over: the usual ": ping" with a blank
+// line behind it ends openai-go's streams.
+func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
+	defer func() {
+		if recover() != nil { // a writer of the host; nobody else would catch it here
+			cancel(errPanicked)
+		}
+	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if s.tail.AtBoundary() {
+		if _, err := s.send([]byte(":\n")); err != nil {
+			cancel(errClientWrite)
+			return
+		}
+	}
+	s.beat.Reset(s.every)
+}
+
+// fail ends a broken stream: an error event that every client understands, and
+// then a cut that none can overlook. A tidy end would be taken for success.
+func (s *streamWriter) fail(e *Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	event := e.streamEvent()
+	if !s.tail.AtBoundary() {
+		event = append([]byte("\n\n"), event...)
+	}
+	if _, err := s.send(event); err == nil {
+		cutConnection(s.w, s.rc)
+	}
+}
+
+// close makes sure that no heartbeat writes behind the handler's back.
+func (s *streamWriter) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.beat != nil {
+		s.beat.Stop()
+	}
+}
+
+// cut breaks the connection of an answer that cannot be finished.
+func (x *exchange) cut() { cutConnection(x.w, x.rc) }
+
+// cutConnection breaks the transport under an answer: with a deadline in the
+// past, one more write fails, and the server resets the stream (HTTP/2) or
+// closes the connection (HTTP/1.1). A panic with http.ErrAbortHandler would do
+// the same, unless a middleware of the host recovers it.
+func cutConnection(w http.ResponseWriter, rc *http.ResponseController) {
+	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
+		return // nothing more can be done from here
+	}
+	_, _ = w.Write([]byte("\n"))
+	_ = rc.Flush()
+}

@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
+	"github.com/openai-proxy-go/proxy/internal/sse"
+)
+
+// Usage is what the upstream says a call has used, in tokens.
+type Usage struct {
+	Reported         bool  // false: the upstream told no usage, and the counts are 0
+	PromptTokens     int64 // input_tokens for images
+	CompletionTokens int64 // output_tokens for images
+	TotalTokens      int64
+	CachedTokens     int64 // part of PromptTokens
+	ReasoningTokens  int64 // part of CompletionTokens
+}
+
+// wireUsage has the names of chat and of images side by side.
+type wireUsage struct {
+	Prompt        int64 `json:"prompt_tokens"`
+	Completion    int64 `json:"completion_tokens"`
+	Input         int64 `json:"input_tokens"`
+	Output        int64 `json:"output_tokens"`
+	Total         int64 `json:"total_tokens"`
+	PromptDetails struct {
+		Cached int64 `json:"cached_tokens"`
+	} `json:"prompt_tokens_details"`
+	CompletionDetails struct {
+		Reasoning int64 `json:"reasoning_tokens"`
+	} `json:"completion_tokens_details"`
+}
+
+// readUsage decodes a usage object; anything else is no usage.
+func readUsage(raw []byte) (u Usage, ok bool) {
+	var w wireUsage
+	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &w) != nil {
+		return Usage{}, false
+	}
+	return Usage{
+		Reported:         true,
+		PromptTokens:     w.Prompt + w.Input,
+		CompletionTokens: w.Completion + w.Output,
+		TotalTokens:      w.Total,
+		CachedTokens:     w.PromptDetails.Cached,
+		ReasoningTokens:  w.CompletionDetails.Reasoning,
+	}, true
+}
+
+// bodyUsage finds the usage of a whole JSON answer.
+func bodyUsage(body []byte) Usage {
+	if !bytes.Contains(body, []byte(`"usage"`)) {
+		return Usage{}
+	}
+	o, err := jsonobj.Parse(body)
+	if err != nil {
+		return Usage{}
+	}
+	raw, _ := o.Get("usage")
+	u, _ := readUsage(raw)
+	return u
+}
+
+// maxScannedLine is how much of one line of a stream the scan keeps: the end of
+// it, where usage stands in the megabytes of an image event.
+const maxScannedLine = 64 << 10
+
+// usageScan reads usage and completeness from a stream that passes by. It keeps
+// a copy of a line torn between two reads, never the bytes on their way.
+type usageScan struct {
+	usage    Usage
+	complete bool
+	torn     []byte // the line that has not ended yet, or its last maxScannedLine bytes
+}
+
+// feed takes bytes that were relayed.
+func (s *usageScan) feed(p []byte) {
+	for {
+		line, rest, ok := sse.NextLine(p)
+		if !ok {
+			s.keep(rest)
+			return
+		}
+		if len(s.torn) > 0 {
+			s.keep(line)
+			line = s.torn
+		}
+		s.line(line)
+		s.torn, p = s.torn[:0], rest
+	}
+}
+
+// keep adds to the torn line, forgetting its start where it grows too long.
+func (s *usageScan) keep(p []byte) {
+	if len(p) > maxScannedLine {
+		p = p[len(p)-maxScannedLine:]
+	}
+	if over := len(s.torn) + len(p) - 2*maxScannedLine; over > 0 {
+		s.torn = append(s.torn[:0], s.torn[len(s.torn)-maxScannedLine:]...)
+	}
+	s.torn = append(s.torn, p...)
+}
+
+// The marks of a stream that came to its end by itself. Inside a JSON string
+// the quotes would be escaped, so a match is a key.
+var (
+	markDone      = []byte("[DONE]")
+	markFinish    = []byte(`"finish_reason":`)
+	markUsage     = []byte(`"usage":`)
+	markCompleted = []byte(`.completed"`)
+	markNull      = []byte("null")
+)
+
+// line looks at one whole line, or at the end of one that was too long.
+func (s *usageScan) line(line []byte) {
+	data, ok := sse.Data(line)
+	if !ok && len(line) < maxScannedLine {
+		return
+	}
+	if !s.complete {
+		s.complete = bytes.Equal(data, markDone) || hasValue(line, markFinish) || bytes.Contains(line, markCompleted)
+	}
+	if !hasValue(line, markUsage) {
+		return
+	}
+	if u, ok := lineUsage(data, line); ok {
+		s.usage = u
+	}
+}
+
+// hasValue reports whether key occurs with a value other than null.
+func hasValue(line, key []byte) bool {
+	for {
+		i := bytes.Index(line, key)
+		if i < 0 {
+			return false
+		}
+		line = bytes.TrimLeft(line[i+len(key):], " ")
+		if !bytes.HasPrefix(line, markNull) {
+			return true
+		}
+	}
+}
+
+// lineUsage takes the usage member of a data line. Where only the end of the
+// line is known, it takes the last object called usage.
+func lineUsage(data, line []byte) (Usage, bool) {
+	if o, err := jsonobj.Parse(data); err == nil {
+		raw, _ := o.Get("usage")
+		return readUsage(raw)
+	}
+	i := bytes.LastIndex(line, markUsage)
+	dec := json.NewDecoder(bytes.NewReader(line[i+len(markUsage):]))
+	var raw json.RawMessage
+	if dec.Decode(&raw) != nil {
+		return Usage{}, false
+	}
+	return readUsage(raw)
+}
+
+// usageFilter relays event by event and leaves out the one that we asked for.
+type usageFilter struct {
+	events sse.Splitter
+	out    []byte
+}
+
+// pass returns what may go on of the stream so far. At its end nothing is held
+// back.
+func (f *usageFilter) pass(p []byte, end bool) []byte {
+	f.out = f.out[:0]
+	f.events.Feed(p, f.event)
+	if end {
+		f.out = append(f.out, f.events.Rest()...)
+	}
+	return f.out
+}
+
+func (f *usageFilter) event(event []byte, whole bool) (kept bool) {
+	if whole && isUsageEvent(event) {
+		return false
+	}
+	f.out = append(f.out, event...)
+	return true
+}
+
+// isUsageEvent recognizes the event that include_usage adds: no choices, and a
+// usage object.
+func isUsageEvent(event []byte) bool {
+	if !bytes.Contains(event, markUsage) {
+		return false
+	}
+	for {
+		line, rest, ok := sse.NextLine(event)
+		if !ok {
+			return false
+		}
+		if data, ok := sse.Data(line); ok {
+			o, err := jsonobj.Parse(data)
+			if err != nil {
+				return false
+			}
+			choices, _ := o.Get("choices")
+			usage, _ := o.Get("usage")
+			return len(usage) > 0 && usage[0] == '{' && isEmptyArray(choices)
+		}
+		event = rest
+	}
+}
+
+func isEmptyArray(raw []byte) bool {
+	return len(raw) >= 2 && raw[0] == '[' && len(bytes.TrimSpace(raw[1:len(raw)-1])) == 0
+}
