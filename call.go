@@ -191,8 +191,7 @@ func (c *call) findKey() (string, error) {
 	if err == nil {
 		return key, nil
 	}
-	var e *Error
-	if errors.As(err, &e) { // the client's own mistake
+	if e, ok := errors.AsType[*Error](err); ok { // the client's own mistake
 		return "", e
 	}
 	return "", &Error{
@@ -207,7 +206,7 @@ func (c *call) send(p payload) (*reply, error) {
 	defer timer.Stop()
 	c.out.Attempts = 1
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
-	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
+	res, err := c.h.upstream.transport.RoundTrip(c.request(p)) //nolint:bodyclose // call.end closes it
 	if err != nil {
 		return nil, c.fault(err)
 	}

@@ -106,8 +106,7 @@ const (
 // asError returns err as an *Error; one that is none becomes a 500 that keeps
 // its text to the log.
 func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}

@@ -121,8 +121,7 @@ func (hk *Hooks) admit(ctx context.Context, c Call) error {
 	if err == nil {
 		return nil
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	return &Error{Status: http.StatusForbidden, Code: CodeForbidden, Message: "The request was refused.", Err: err}

@@ -95,7 +95,7 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 		if _, twice := values[name]; twice {
 			return nil, badRequest(CodeDuplicateKey, name, "%s occurs more than once", name)
 		}
-		value, err := io.ReadAll(io.LimitReader(part, maxFormValue))
+		value, err := readGrowing(io.LimitReader(part, maxFormValue), maxFormValue)
 		if err != nil {
 			return nil, badForm(err)
 		}

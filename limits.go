@@ -15,8 +15,9 @@ type Limits struct {
 	// Error bodies of the upstream are read up to 64 KiB whatever it says.
 	ResponseBytes int64
 	// BodyIdle is how long a client may send no byte of its body; past it the
-	// answer is 408. Default 30 s. A ResponseWriter without read deadlines
-	// switches it off, and BodyTime.
+	// answer is 408. Default 30 s. Each read renews it, in place of the host's
+	// http.Server.ReadTimeout; a ResponseWriter without read deadlines has
+	// neither this limit nor BodyTime.
 	BodyIdle time.Duration
 	// BodyTime is how long a client may take to send its whole body; past it
 	// the answer is 408. Default 10 min.

@@ -238,8 +238,8 @@ func (x *exchange) logFailure(e *Error) {
 
 // log writes a record. A logger that panics must not take the request with it.
 func (c *config) log(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
-	defer func() { _ = recover() }() //nolint:errcheck // there is nowhere left to report to
-	c.logger.LogAttrs(ctx, level, msg, attrs...)
+	defer func() { _ = recover() }()
+	c.logger.LogAttrs(ctx, level, msg, attrs...) //nolint:sloglint // every caller's message is a literal
 }
 
 // recover turns a panic of a hook, a source or a store into an answer. The
@@ -250,7 +250,7 @@ func (x *exchange) recover() {
 		return
 	}
 	if v == http.ErrAbortHandler { //nolint:errorlint // a sentinel that is never wrapped
-		panic(v)
+		panic(v) //nolint:forbidigo // on its way through
 	}
 	if x.h.cfg != nil {
 		x.h.cfg.log(x.r.Context(), slog.LevelError, "proxy recovered a panic",

@@ -29,7 +29,7 @@ func (rep *reply) refusal(readable bool) *Error {
 	c := rep.call
 	var body []byte
 	if readable {
-		text, err := io.ReadAll(io.LimitReader(rep.body, maxErrorBytes+1))
+		text, err := readGrowing(io.LimitReader(rep.body, maxErrorBytes+1), -1)
 		if err == nil && len(text) <= maxErrorBytes {
 			body = text
 		}
@@ -75,6 +75,9 @@ func (rep *reply) whole() ([]byte, error) {
 	if int64(len(body)) == limit {
 		return nil, errBadResponse(errTooMuch)
 	}
+	if length >= 0 && int64(len(body)) != length {
+		return nil, errBadResponse(io.ErrUnexpectedEOF) // a transport of the host may not have looked
+	}
 	if !looksLikeJSON(body) {
 		return nil, errBadResponse(errors.New("the upstream's body is not JSON"))
 	}
@@ -114,16 +117,24 @@ func (x *exchange) relay(rep *reply) error {
 	x.started = true
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
 	x.w.WriteHeader(rep.status)
+	if err := x.writeBody(c, body); err != nil {
+		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
+	}
+	return nil
+}
+
+// writeBody writes piece by piece, each under a fresh deadline, so that a slow
+// reader is not taken for a stalled one.
+func (x *exchange) writeBody(c *call, body []byte) error {
 	for len(body) > 0 {
 		piece := body[:min(len(body), writePiece)]
 		_ = x.rc.SetWriteDeadline(deadline(time.Now(), c.h.cfg.limits.WriteStall)) // not every writer has one
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {
-			c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
-			return nil
+			return err
 		}
-		body = body[len(piece):]
+		body = body[n:]
 	}
 	return nil
 }

@@ -30,9 +30,14 @@ func HTTP2() ServerOption {
 }
 
 // InMemory replaces the network by net.Pipe, so that both ends can live in a
-// bubble of testing/synctest. A pipe has no buffer: every write waits for its
-// reader. The URL is then made up; only the client and the transports that the
-// server hands out reach it.
+// bubble of testing/synctest. The URL is then made up; only the client and the
+// transports that the server hands out reach it.
+//
+// A pipe has no buffer: every write waits for its reader, and an answer can be
+// there before the write of the request has returned. A handler that passes a
+// body on while it reads it, as httputil.ReverseProxy does, then easily fails,
+// because net/http closes the body it reads when it begins to answer; on a real
+// network that is rare. Let it read the body first.
 func InMemory() ServerOption {
 	return func(c *serverConfig) { c.inMemory = true }
 }

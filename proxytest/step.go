@@ -116,7 +116,7 @@ func (x *exchange) send(s string) ending {
 	if x.conn != nil {
 		_, err = io.WriteString(x.conn, s)
 	} else {
-		_, err = io.WriteString(x.w, s)
+		_, err = x.w.Write([]byte(s)) // WriteString would cut it into chunks of 2 KiB
 		err = errors.Join(err, x.flush())
 	}
 	if err != nil {

@@ -90,8 +90,8 @@ func (u *Upstream) Queue(answers ...Answer) {
 	u.queue = append(u.queue, answers...)
 }
 
-// Requests returns all requests that have arrived whole so far, oldest first,
-// taken by Next or not. It is empty for a zero Upstream.
+// Requests returns all requests so far whose body has arrived or was broken off,
+// oldest first, taken by Next or not. It is empty for a zero Upstream.
 func (u *Upstream) Requests() []*Request {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -145,7 +145,11 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			req.leave()
 		}
 	}()
-	if !answer.early {
+	if answer.early {
+		// Else net/http reads the body before the headers go out on HTTP/1.
+		// Where it is not supported it is not needed.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	} else {
 		req.Body, req.BodyErr = io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(req.Body))
 	}
