@@ -59,10 +59,19 @@ func (x *exchange) readObject() (jsonobj.Object, error) {
 }
 
 // sendJSON checks a request, adds what it lacks, and forwards it. Only requests
-// on the worker's routes get more than a model.
+// on the worker's routes, and GraphQL's, get more than a model.
 func (x *exchange) sendJSON(route Route, o jsonobj.Object, worker bool) error {
-	if err := checkFields(route, o); err != nil {
+	c, p, err := x.prepare(route, o, worker)
+	if err != nil {
 		return err
+	}
+	return x.forward(c, p)
+}
+
+// prepare makes a call of a request's body.
+func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (Call, payload, error) {
+	if err := checkFields(route, o); err != nil {
+		return Call{}, payload{}, err
 	}
 	var add []jsonobj.Field
 	model, _ := o.String("model")
@@ -80,12 +89,12 @@ func (x *exchange) sendJSON(route Route, o jsonobj.Object, worker bool) error {
 	if action, _ := o.String("action"); worker && route == RouteImages && action == imageAction {
 		spliced, err := jsonobj.Parse(body)
 		if err != nil {
-			return asError(err)
+			return Call{}, payload{}, err
 		}
 		body = spliced.Without("action")
 	}
 	stream, _ := o.Get("stream")
-	return x.forward(x.newCall(route, model, isTrue(stream)), payload{body: body})
+	return x.newCall(route, model, isTrue(stream)), payload{body: body}, nil
 }
 
 // checkFields checks what a route cannot do without; everything else is the
@@ -125,10 +134,7 @@ func (x *exchange) newCall(route Route, model string, stream bool) Call {
 // forward makes the call and hands its answer to the client.
 func (x *exchange) forward(c Call, p payload) error {
 	if c.Stream && !canFlush(x.w) {
-		return &Error{
-			Status: http.StatusInternalServerError, Code: CodeStreamingUnsupported,
-			Message: "The server that mounts this proxy cannot stream: a middleware hides Flush.",
-		}
+		return errCannotStream()
 	}
 	rep, err := x.h.do(x.r, c, p)
 	if err != nil {
@@ -140,6 +146,13 @@ func (x *exchange) forward(c Call, p payload) error {
 		return nil
 	}
 	return x.relay(rep)
+}
+
+func errCannotStream() *Error {
+	return &Error{
+		Status: http.StatusInternalServerError, Code: CodeStreamingUnsupported,
+		Message: "The server that mounts this proxy cannot stream: a middleware hides Flush.",
+	}
 }
 
 // canFlush looks for what http.ResponseController would find. Calling Flush to

@@ -60,6 +60,7 @@ type Error struct {
 	Err        error         // the cause: logged after key-like texts are struck out, never sent
 
 	title    string           // of the worker's error shape, when the status does not tell it
+	graphQL  string           // extensions.code, where no ErrorCode has one
 	upstream *upstreamFailure // the answer of the upstream that this error stands for
 }
 
@@ -101,6 +102,9 @@ const (
 	// ErrorShapeWorker is {"error":"<title>","message":"<detail>", ...}, as the
 	// worker that this package replaces answered.
 	ErrorShapeWorker
+
+	// errorShapeGraphQL is {"errors":[{"message","extensions":{"code"}}]}.
+	errorShapeGraphQL
 )
 
 // asError returns err as an *Error; one that is none becomes a 500 that keeps
@@ -197,8 +201,25 @@ func (e *Error) retryable() bool {
 
 // writeError answers a request with e, in the shape of its route. Nothing may
 // have been written before.
-func writeError(w http.ResponseWriter, r *http.Request, shape ErrorShape, e *Error) {
-	header := w.Header()
+func (x *exchange) writeError(e *Error) {
+	header := x.w.Header()
+	e.setHeaders(header)
+	body := e.body(x.shape)
+	header.Set("Content-Type", "application/json")
+	if x.shape == errorShapeGraphQL {
+		header.Set("Content-Type", x.media.contentType())
+	}
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	x.started = true
+	x.w.WriteHeader(e.status())
+	if x.r.Method != http.MethodHead {
+		_, _ = x.w.Write(body) // the caller may be gone; there is nobody else to tell
+	}
+}
+
+// setHeaders writes what an error says in headers.
+func (e *Error) setHeaders(header http.Header) {
 	if e.upstream != nil {
 		e.upstream.copyHeader(header)
 	} else if !e.retryable() {
@@ -207,14 +228,6 @@ func writeError(w http.ResponseWriter, r *http.Request, shape ErrorShape, e *Err
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", retryAfter(e.RetryAfter))
 	}
-	body := e.body(shape)
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(e.status())
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the caller may be gone; there is nobody else to tell
-	}
 }
 
 // retryAfter renders d as whole seconds, rounded up (RFC 9110, section 10.2.3).
@@ -222,11 +235,14 @@ func retryAfter(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }
 
-// body renders e in one of the two REST dialects. No single body satisfies the
-// clients of both: one reads "error" as a text, the other as an object.
+// body renders e in the dialect of its route. No single body satisfies the
+// clients of all: one reads "error" as a text, the other as an object.
 func (e *Error) body(shape ErrorShape) []byte {
-	if shape == ErrorShapeWorker {
+	switch shape {
+	case ErrorShapeWorker:
 		return e.workerBody()
+	case errorShapeGraphQL:
+		return e.graphQLBody()
 	}
 	object := e.object()
 	if e.upstream != nil && e.upstream.object != nil {
@@ -255,6 +271,23 @@ func (e *Error) workerBody() []byte {
 		out.Message = e.upstream.workerMessage(e.status(), e.message())
 		out.Status = e.status()
 		out.Type, out.Code = e.Type, e.Code
+	}
+	return encodeJSON(out)
+}
+
+// graphQLBody renders a request that came to no execution. Other methods answer
+// in the worker's shape beside.
+func (e *Error) graphQLBody() []byte {
+	type entry struct {
+		Message    string         `json:"message"`
+		Extensions map[string]any `json:"extensions"`
+	}
+	out := struct {
+		Error  string  `json:"error,omitempty"`
+		Errors []entry `json:"errors"`
+	}{Errors: []entry{{e.message(), fieldError{e}.Extensions()}}}
+	if e.code() == CodeMethodNotAllowed {
+		out.Error = "Method Not Allowed"
 	}
 	return encodeJSON(out)
 }

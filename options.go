@@ -69,6 +69,8 @@ type config struct {
 	heartbeat   time.Duration
 	streamUsage bool
 	hooks       Hooks
+	graphQL     GraphQLOptions
+	sessions    SessionStore
 	owned       map[Route][]jsonobj.Field // defaults, rendered
 }
 
@@ -82,6 +84,9 @@ func newConfig(opts []Option) *config {
 		defaults:   map[Route]map[string]any{},
 	}
 	WithOptions(opts...).apply(c)
+	if c.sessions == nil {
+		c.sessions = &MemoryStore{}
+	}
 	if c.logger == nil {
 		c.logger = slog.Default()
 	}
@@ -232,6 +237,18 @@ func WithHeartbeat(interval time.Duration) Option {
 // Default: false.
 func WithStreamUsage(ask bool) Option {
 	return optionFunc(func(c *config) { c.streamUsage = ask })
+}
+
+// WithGraphQL configures /graphql. Passing it again replaces all of it. Default:
+// the zero [GraphQLOptions], which serves it.
+func WithGraphQL(options GraphQLOptions) Option {
+	return optionFunc(func(c *config) { c.graphQL = options })
+}
+
+// WithSessionStore sets where GraphQL keeps conversations. Passing it again
+// replaces it; nil means the default: a new [MemoryStore] of its own.
+func WithSessionStore(store SessionStore) Option {
+	return optionFunc(func(c *config) { c.sessions = store })
 }
 
 // WithHooks sets the functions that watch and steer calls. Passing it again

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 )
 
@@ -23,6 +24,7 @@ type Handler struct {
 	hosts    hostPolicy
 	upstream *upstream
 	defaults defaultsTable
+	graphql  *graphQL // nil: switched off
 	live     liveCalls
 }
 
@@ -72,13 +74,17 @@ func NewHandler(opts ...Option) (*Handler, error) {
 	if err != nil {
 		return nil, &OptionError{"WithUpstream", err}
 	}
-	return &Handler{
+	h := &Handler{
 		cfg:      cfg,
 		origins:  origins,
 		hosts:    newHostPolicy(cfg.hosts),
 		upstream: up,
 		defaults: newDefaultsTable(cfg.owned),
-	}, nil
+	}
+	if h.graphql, err = newGraphQL(h, cfg); err != nil {
+		return nil, &OptionError{"WithGraphQL", err}
+	}
+	return h, nil
 }
 
 // Format implements [fmt.Formatter].
@@ -94,6 +100,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // with the same origins, limits and hooks.
 func (h *Handler) Chat() http.Handler { return h.only(endpoint{serve: (*exchange).chat}) }
 
+// GraphQL returns the GraphQL route alone, to be mounted on any path of the
+// host's own. It answers as /graphql does, which takes GET and POST.
+func (h *Handler) GraphQL() http.Handler {
+	return h.only(endpoint{serve: (*exchange).graphQL, shape: errorShapeGraphQL, allow: allowGraphQL})
+}
+
 // Images returns the image routes alone, to be mounted on any path of the
 // host's own. A multipart form, or a path that ends in /edits, is an edit; any
 // other request is a generation.
@@ -105,9 +117,17 @@ func (h *Handler) only(ep endpoint) http.Handler {
 
 // endpoint is what stands behind a path.
 type endpoint struct {
-	serve  func(*exchange) error // nil: nothing does
-	worker bool                  // answers in the worker's error shape
+	serve func(*exchange) error // nil: nothing does
+	shape ErrorShape            // of its errors
+	allow string                // its methods, as in the Allow header; "": allowPost
 }
+
+// The methods of endpoints.
+const (
+	allowPost    = "POST, OPTIONS"
+	allowGet     = "GET, OPTIONS"
+	allowGraphQL = "GET, POST, OPTIONS"
+)
 
 // route is the table of paths. They are matched whole: a prefix would open
 // more of the upstream than is meant (GET /chat/completions lists every stored
@@ -115,15 +135,19 @@ type endpoint struct {
 func route(path string) endpoint {
 	switch path {
 	case "", "/":
-		return endpoint{serve: (*exchange).chatOrImages, worker: true}
+		return endpoint{serve: (*exchange).chatOrImages, shape: ErrorShapeWorker}
 	case "/images/generations", "/generate-image":
-		return endpoint{serve: (*exchange).workerImages, worker: true}
+		return endpoint{serve: (*exchange).workerImages, shape: ErrorShapeWorker}
 	case "/v1/chat/completions", "/chat/completions":
 		return endpoint{serve: (*exchange).chat}
 	case "/v1/images/generations":
 		return endpoint{serve: (*exchange).images}
 	case "/v1/images/edits":
 		return endpoint{serve: (*exchange).edits}
+	case "/graphql":
+		return endpoint{serve: (*exchange).graphQL, shape: errorShapeGraphQL, allow: allowGraphQL}
+	case "/graphql/schema":
+		return endpoint{serve: (*exchange).graphQLSchema, shape: errorShapeGraphQL, allow: allowGet}
 	}
 	return endpoint{}
 }
@@ -137,15 +161,13 @@ type exchange struct {
 	r       *http.Request
 	id      string
 	shape   ErrorShape
-	started bool // the answer's header is on its way
+	media   media // of a GraphQL answer
+	started bool  // the answer's header is on its way
 }
 
 // serve is the frame around every route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
-	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ErrorShapeOpenAI}
-	if ep.worker {
-		x.shape = ErrorShapeWorker
-	}
+	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
 	if err := x.run(ep); err != nil {
 		x.fail(err)
@@ -164,7 +186,7 @@ func (x *exchange) run(ep endpoint) error {
 			Message: "The proxy is not configured correctly.",
 		}
 	}
-	if h.cfg.shape != ErrorShapeByRoute {
+	if h.cfg.shape != ErrorShapeByRoute && x.shape != errorShapeGraphQL {
 		x.shape = h.cfg.shape
 	}
 	v := h.origins.check(r)
@@ -178,18 +200,40 @@ func (x *exchange) run(ep endpoint) error {
 	case v.refused:
 		return errOrigin()
 	case ep.serve == nil:
-		return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
+		return errNotFound()
 	case r.Method == http.MethodOptions:
-		header.Set("Allow", "POST, OPTIONS")
+		header.Set("Allow", ep.methods())
 		x.w.WriteHeader(http.StatusNoContent)
 		return nil
-	case r.Method != http.MethodPost || wantsUpgrade(r):
-		header.Set("Allow", "POST, OPTIONS")
-		return &Error{Status: http.StatusMethodNotAllowed, Code: CodeMethodNotAllowed, Message: "Method Not Allowed"}
+	case !ep.takes(r.Method) || wantsUpgrade(r):
+		return x.wrongMethod(ep.methods())
 	case h.live.closing():
 		return errShuttingDown()
 	}
 	return ep.serve(x)
+}
+
+func (ep endpoint) methods() string {
+	if ep.allow == "" {
+		return allowPost
+	}
+	return ep.allow
+}
+
+func (ep endpoint) takes(method string) bool {
+	if method == http.MethodHead {
+		method = http.MethodGet // RFC 9110, section 9.3.2
+	}
+	return method != "" && slices.Contains(strings.Split(ep.methods(), ", "), method)
+}
+
+func (x *exchange) wrongMethod(allow string) *Error {
+	x.w.Header().Set("Allow", allow)
+	return &Error{Status: http.StatusMethodNotAllowed, Code: CodeMethodNotAllowed, Message: "Method Not Allowed"}
+}
+
+func errNotFound() *Error {
+	return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
 }
 
 // wantsUpgrade reports a request to change the protocol. An offer of cleartext
@@ -212,13 +256,12 @@ func requestID(r *http.Request) string {
 func (x *exchange) fail(err error) {
 	e := asError(err)
 	x.logFailure(e)
-	x.started = true
-	writeError(x.w, x.r, x.shape, e)
+	x.writeError(e)
 }
 
 // logFailure writes one record: what failed on our side or the upstream's at
 // Error level, what the client did wrong or gave up at Debug level.
-func (x *exchange) logFailure(e *Error) {
+func (x *exchange) logFailure(e *Error, more ...slog.Attr) {
 	if x.h.cfg == nil {
 		return // New has logged why
 	}
@@ -226,10 +269,9 @@ func (x *exchange) logFailure(e *Error) {
 	if e.status() >= 500 {
 		level = slog.LevelError
 	}
-	attrs := []slog.Attr{
+	attrs := append(more,
 		slog.String("request_id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
-		slog.Int("status", e.status()), slog.String("code", string(e.code())),
-	}
+		slog.Int("status", e.status()), slog.String("code", string(e.code())))
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("error", redact(e.Err.Error(), "")))
 	}
@@ -261,6 +303,5 @@ func (x *exchange) recover() {
 		x.cut()
 		return
 	}
-	x.started = true
-	writeError(x.w, x.r, x.shape, &Error{Status: http.StatusInternalServerError, Code: CodeInternalError})
+	x.writeError(&Error{Status: http.StatusInternalServerError, Code: CodeInternalError})
 }

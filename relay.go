@@ -124,11 +124,11 @@ func (x *exchange) relay(rep *reply) error {
 }
 
 // writeBody writes piece by piece, each under a fresh deadline, so that a slow
-// reader is not taken for a stalled one.
+// reader is not taken for a stalled one. c may be nil.
 func (x *exchange) writeBody(c *call, body []byte) error {
 	for len(body) > 0 {
 		piece := body[:min(len(body), writePiece)]
-		_ = x.rc.SetWriteDeadline(deadline(time.Now(), c.h.cfg.limits.WriteStall)) // not every writer has one
+		_ = x.rc.SetWriteDeadline(deadline(time.Now(), x.h.cfg.limits.WriteStall)) // not every writer has one
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {
@@ -141,7 +141,7 @@ func (x *exchange) writeBody(c *call, body []byte) error {
 
 // wrote counts bytes that were handed to the client's connection.
 func (c *call) wrote(n int) {
-	if n <= 0 {
+	if c == nil || n <= 0 {
 		return
 	}
 	if c.out.Bytes == 0 {

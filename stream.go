@@ -26,14 +26,17 @@ func (x *exchange) stream(rep *reply) {
 	header.Set("X-Accel-Buffering", "no")
 	x.started = true
 	c.out.Status = rep.status
-	out := &streamWriter{w: x.w, rc: x.rc, stall: c.h.cfg.limits.WriteStall}
+	out := &streamWriter{w: x.w, rc: x.rc, stall: c.h.cfg.limits.WriteStall, comment: ":\n"}
 	x.w.WriteHeader(rep.status)
 	defer out.close()
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
 	defer limit.Stop()
-	if err := out.start(c.h.cfg.heartbeat, c.cancel); err != nil {
-		c.streamEnded(err, EndingClientGone)
+	if err := out.start(); err != nil {
+		c.streamEnded(ErrClientGone, EndingClientGone)
 		return
+	}
+	if every := c.h.cfg.heartbeat; every > 0 {
+		out.startPings(every, c.cancel)
 	}
 	err := c.copyEvents(out, rep.body)
 	switch {
@@ -131,21 +134,27 @@ type streamWriter struct {
 	beat   *time.Timer
 	every  time.Duration
 	closed bool
+
+	// comment is what a heartbeat writes. For relayed streams a bare comment
+	// line is the one form that no official client stumbles over: the usual
+	// ": ping" with a blank line behind it ends openai-go's streams.
+	comment string
 }
 
-// start flushes the headers and sets the heartbeat going.
-func (s *streamWriter) start(every time.Duration, cancel context.CancelCauseFunc) error {
+// start flushes the headers.
+func (s *streamWriter) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.setDeadline()
-	if err := s.flush(); err != nil {
-		return err
-	}
-	if every > 0 {
-		s.every = every
-		s.beat = time.AfterFunc(every, func() { s.heartbeat(cancel) })
-	}
-	return nil
+	return s.flush()
+}
+
+// startPings sets the heartbeat going; cancel is told if one cannot be sent.
+func (s *streamWriter) startPings(every time.Duration, cancel context.CancelCauseFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.every = every
+	s.beat = time.AfterFunc(every, func() { s.heartbeat(cancel) })
 }
 
 // write hands p to the client and flushes it.
@@ -184,9 +193,7 @@ func (s *streamWriter) flush() error {
 	return nil
 }
 
-// heartbeat sends a comment between two events. A bare comment line is the one
-// form that no official client stumbles over: the usual ": ping" with a blank
-// line behind it ends openai-go's streams.
+// heartbeat sends a comment between two events.
 func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
 	defer func() {
 		if recover() != nil { // a writer of the host; nobody else would catch it here
@@ -199,7 +206,7 @@ func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
 		return
 	}
 	if s.tail.AtBoundary() {
-		if _, err := s.send([]byte(":\n")); err != nil {
+		if _, err := s.send([]byte(s.comment)); err != nil {
 			cancel(errClientWrite)
 			return
 		}

@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -154,21 +155,12 @@ func (o Object) String(key string) (s string, ok bool) {
 func (o Object) Repeated(keys []string) string {
 	for i := range o.members {
 		for j := range i {
-			if bytes.Equal(o.members[i].key, o.members[j].key) && contains(keys, o.members[i].key) {
+			if bytes.Equal(o.members[i].key, o.members[j].key) && slices.Contains(keys, string(o.members[i].key)) {
 				return string(o.members[i].key)
 			}
 		}
 	}
 	return ""
-}
-
-func contains(keys []string, key []byte) bool {
-	for _, k := range keys {
-		if k == string(key) {
-			return true
-		}
-	}
-	return false
 }
 
 // Field is a member to add: a key and its raw JSON value.

@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	openai "github.com/sashabaranov/go-openai"
+
+	"github.com/openai-proxy-go/proxy/internal/gqldoc"
+)
+
+// imageReply is what is read of an image answer.
+type imageReply struct {
+	Data         []openai.ImageResponseDataInner `json:"data"`
+	Size         string                          `json:"size"`
+	Quality      string                          `json:"quality"`
+	Background   string                          `json:"background"`
+	OutputFormat string                          `json:"output_format"`
+	Usage        *struct {
+		Input  int `json:"input_tokens"`
+		Output int `json:"output_tokens"`
+		Total  int `json:"total_tokens"`
+	} `json:"usage"`
+}
+
+func (g *graphQL) generateImage(ctx context.Context, p gqldoc.Params) (any, error) {
+	input, _ := p.Args["input"].(map[string]any)
+	body, err := requestBody(input)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := g.ask(exchangeOf(ctx), RouteImages, body)
+	if err != nil {
+		return nil, fieldFailed(err)
+	}
+	var reply imageReply
+	if err := json.Unmarshal(raw, &reply); err != nil {
+		return nil, fieldFailed(errBadResponse(err))
+	}
+	if len(reply.Data) == 0 {
+		var failed chatReply // an error object with status 200 looks alike everywhere
+		err := json.Unmarshal(raw, &failed)
+		return nil, fieldFailed(answerFault(failed, err))
+	}
+	return g.imageFields(input, reply), nil
+}
+
+// imageFields shows an answer as an ImageResult: what the upstream says it did,
+// or else what it was asked to do.
+func (g *graphQL) imageFields(input map[string]any, reply imageReply) map[string]any {
+	asked := func(key, said string) any {
+		if said != "" {
+			return said
+		}
+		return input[key]
+	}
+	model := input["model"]
+	if model == nil {
+		model = g.h.defaultModel(RouteImages)
+	}
+	fields := map[string]any{
+		"id": "img_" + g.digits(), "prompt": input["prompt"], "model": model,
+		"size": asked("size", reply.Size), "quality": asked("quality", reply.Quality), "style": input["style"],
+		"background":    asked("background", reply.Background),
+		"output_format": asked("output_format", reply.OutputFormat),
+		"timestamp":     timestamp(time.Now()), "success": true,
+	}
+	images := make([]any, len(reply.Data))
+	for i, d := range reply.Data {
+		format, _ := fields["output_format"].(string)
+		images[i] = g.imageField(d, format)
+	}
+	fields["images"] = images
+	if u := reply.Usage; u != nil {
+		fields["usage"] = map[string]any{"inputTokens": u.Input, "outputTokens": u.Output, "totalTokens": u.Total}
+	}
+	return fields
+}
+
+func (g *graphQL) imageField(d openai.ImageResponseDataInner, format string) map[string]any {
+	url := d.URL
+	if url == "" && d.B64JSON != "" && g.options.DataURLs {
+		if format == "" {
+			format = "png"
+		}
+		if format == "svg" {
+			format = "svg+xml"
+		}
+		url = "data:image/" + format + ";base64," + d.B64JSON
+	}
+	return map[string]any{"url": orNull(url), "b64_json": orNull(d.B64JSON), "revised_prompt": orNull(d.RevisedPrompt)}
+}
