@@ -212,6 +212,7 @@ func (x *exchange) writeError(e *Error) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	x.started = true
+	x.renewWriteDeadline()
 	x.w.WriteHeader(e.status())
 	if x.r.Method != http.MethodHead {
 		_, _ = x.w.Write(body) // the caller may be gone; there is nobody else to tell

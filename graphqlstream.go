@@ -37,7 +37,7 @@ func (x *exchange) startEvents(m media) (*events, error) {
 	header.Set("X-Accel-Buffering", "no")
 	x.started = true
 	out := &events{
-		streamWriter: &streamWriter{w: x.w, rc: x.rc, stall: x.h.cfg.limits.WriteStall, comment: ":\n\n"},
+		streamWriter: x.streamWriter(":\n\n"),
 		multipart:    m == mediaMultipart,
 	}
 	first := ":\n\n"

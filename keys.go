@@ -11,8 +11,9 @@ import (
 )
 
 // KeySource tells which API key to use for a request. An empty key with a nil
-// error means "none here"; an error means that the source itself failed, which
-// the caller sees as 503.
+// error means "none here". An [*Error] is the answer as it stands, to refuse a
+// caller; any other error means that the source itself failed, which the caller
+// sees as 503.
 //
 // Key is called once per upstream call, concurrently for different requests.
 // Its context ends after Limits.KeyTime; a source that ignores the context

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Handler is the proxy: an [http.Handler] with every route. It is made by
@@ -209,6 +210,11 @@ func (x *exchange) run(ep endpoint) error {
 		return x.wrongMethod(ep.methods())
 	case h.live.closing():
 		return errShuttingDown()
+	}
+	if r.ProtoMajor >= 2 {
+		// A WriteTimeout of the host ends an HTTP/2 stream while the upstream
+		// still thinks. Every write gets a deadline of its own.
+		_ = x.rc.SetWriteDeadline(time.Time{})
 	}
 	return ep.serve(x)
 }

@@ -128,7 +128,7 @@ func (x *exchange) relay(rep *reply) error {
 func (x *exchange) writeBody(c *call, body []byte) error {
 	for len(body) > 0 {
 		piece := body[:min(len(body), writePiece)]
-		_ = x.rc.SetWriteDeadline(deadline(time.Now(), x.h.cfg.limits.WriteStall)) // not every writer has one
+		x.renewWriteDeadline()
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {
@@ -137,6 +137,15 @@ func (x *exchange) writeBody(c *call, body []byte) error {
 		body = body[n:]
 	}
 	return nil
+}
+
+// renewWriteDeadline gives the next write its time, in place of the host's
+// WriteTimeout, which may be over when an answer comes late.
+func (x *exchange) renewWriteDeadline() {
+	if x.h.cfg == nil {
+		return // the answer is that nothing is configured, and comes at once
+	}
+	_ = x.rc.SetWriteDeadline(deadline(time.Now(), x.h.cfg.limits.WriteStall)) // not every writer has one
 }
 
 // wrote counts bytes that were handed to the client's connection.

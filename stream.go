@@ -26,7 +26,7 @@ func (x *exchange) stream(rep *reply) {
 	header.Set("X-Accel-Buffering", "no")
 	x.started = true
 	c.out.Status = rep.status
-	out := &streamWriter{w: x.w, rc: x.rc, stall: c.h.cfg.limits.WriteStall, comment: ":\n"}
+	out := x.streamWriter(":\n")
 	x.w.WriteHeader(rep.status)
 	defer out.close()
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
@@ -128,6 +128,7 @@ type streamWriter struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
 	stall time.Duration
+	http2 bool
 
 	mu     sync.Mutex
 	tail   sse.Tail
@@ -141,11 +142,18 @@ type streamWriter struct {
 	comment string
 }
 
+func (x *exchange) streamWriter(comment string) *streamWriter {
+	return &streamWriter{
+		w: x.w, rc: x.rc, stall: x.h.cfg.limits.WriteStall, http2: x.r.ProtoMajor >= 2, comment: comment,
+	}
+}
+
 // start flushes the headers.
 func (s *streamWriter) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.setDeadline()
+	defer s.clearDeadline()
 	return s.flush()
 }
 
@@ -173,6 +181,7 @@ func (s *streamWriter) write(p []byte) (int, error) {
 // pushes the host's WriteTimeout back, in one. The lock is held.
 func (s *streamWriter) send(p []byte) (int, error) {
 	s.setDeadline()
+	defer s.clearDeadline()
 	n, err := s.w.Write(p)
 	if err != nil {
 		return n, err
@@ -182,6 +191,14 @@ func (s *streamWriter) send(p []byte) (int, error) {
 
 func (s *streamWriter) setDeadline() {
 	_ = s.rc.SetWriteDeadline(deadline(time.Now(), s.stall)) // not every writer has one
+}
+
+// clearDeadline matters to HTTP/2, where a deadline ends the stream when it
+// passes, whether or not anything is being written.
+func (s *streamWriter) clearDeadline() {
+	if s.http2 {
+		_ = s.rc.SetWriteDeadline(time.Time{})
+	}
 }
 
 // flush takes a writer that cannot flush for one that need not: a request that

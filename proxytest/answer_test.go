@@ -91,24 +91,28 @@ func TestGeneralAnswers(t *testing.T) {
 				t.Errorf("%d %v", resp.StatusCode, h)
 			}
 		}},
-		{"Respond", proxytest.Respond(206, http.Header{"x-a": {"1", "2"}}, proxytest.Text("a"), proxytest.Step{}, proxytest.Text("b")), "/x", "",
+		{
+			"Respond", proxytest.Respond(206, http.Header{"x-a": {"1", "2"}}, proxytest.Text("a"), proxytest.Step{}, proxytest.Text("b")), "/x", "",
 			func(t *testing.T, resp *http.Response) {
 				if text := readAll(t, resp); resp.StatusCode != 206 || text != "ab" || len(resp.Header.Values("X-A")) != 2 {
 					t.Errorf("%d %q %v", resp.StatusCode, text, resp.Header)
 				}
-			}},
+			},
+		},
 		{"Respond without steps", proxytest.Respond(200, nil), "/x", "", func(t *testing.T, resp *http.Response) {
 			if text := readAll(t, resp); text != "" || resp.ContentLength != 0 || resp.Header.Get("Openai-Version") == "" {
 				t.Errorf("%q %d", text, resp.ContentLength)
 			}
 		}},
-		{"With", proxytest.JSON(200, "{}").WithStatus(302).WithHeader("location", "/y").WithHeader("Content-Type").WithHeader("Set-Cookie", "a", "b"),
+		{
+			"With", proxytest.JSON(200, "{}").WithStatus(302).WithHeader("location", "/y").WithHeader("Content-Type").WithHeader("Set-Cookie", "a", "b"),
 			"/x", "", func(t *testing.T, resp *http.Response) {
 				_, labelled := resp.Header["Content-Type"]
 				if resp.StatusCode != 302 || resp.Header.Get("Location") != "/y" || labelled || len(resp.Header["Set-Cookie"]) != 2 {
 					t.Errorf("%d %v", resp.StatusCode, resp.Header)
 				}
-			}},
+			},
+		},
 		{"HandlerFunc", proxytest.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
 			_, _ = io.Copy(w, r.Body)

@@ -31,8 +31,10 @@ func TestReadEvents(t *testing.T) {
 		{"empty data", "data\n\n", events{{}}},
 		{"name", "event: x\ndata: a\n\ndata: b\n\n", events{{Name: "x", Data: "a"}, {Data: "b"}}},
 		{"no data is no event", "event: x\n\ndata: a\n\n", events{{Data: "a"}}},
-		{"id stays", "id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n",
-			events{{Data: "a", ID: "1"}, {Data: "b", ID: "1"}, {Data: "c"}}},
+		{
+			"id stays", "id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\n",
+			events{{Data: "a", ID: "1"}, {Data: "b", ID: "1"}, {Data: "c"}},
+		},
 		{"id with NUL", "id: 1\x00\ndata: a\n\n", events{{Data: "a"}}},
 		{"other fields", "retry: 5\nfoo: bar\nData: x\n data: y\ndata: a\n\n", events{{Data: "a"}}},
 		{"colon in data", "data: a: b\n\n", events{{Data: "a: b"}}},

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -48,8 +49,7 @@ func (u *Upstream) plausibleChat(req *Request) reply {
 // lastUserText returns the text of the last message of the user, whether one
 // string or parts.
 func lastUserText(asked chatRequest) string {
-	for i := len(asked.Messages) - 1; i >= 0; i-- {
-		m := asked.Messages[i]
+	for _, m := range slices.Backward(asked.Messages) {
 		if m.Role != "user" {
 			continue
 		}

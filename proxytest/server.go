@@ -221,7 +221,7 @@ func (s *Server) listen(inMemory bool) (net.Listener, error) {
 		s.URL, s.dial = "http://"+ln.Addr().String(), ln.dial
 		return ln, nil
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,8 @@ func TestServe(t *testing.T) {
 			w.WriteHeader(http.StatusFound)
 			_, _ = io.WriteString(w, r.Proto+r.Header.Get("Accept-Encoding"))
 		}), opts...)
-		resp, err := srv.Client().Get(srv.URL + "/")
+		client := srv.Client()
+		resp, err := client.Get(srv.URL + "/")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +48,7 @@ func TestServe(t *testing.T) {
 		if resp.StatusCode != http.StatusFound || string(body) != resp.Proto || err != nil || configured != 1 {
 			t.Errorf("status %d, body %q, %v, Configure ran %d times", resp.StatusCode, body, err, configured)
 		}
-		if strings.HasSuffix(srv.URL, "/") || srv.Client() != srv.Client() || srv.Transport() == srv.Transport() {
+		if strings.HasSuffix(srv.URL, "/") || srv.Client() != client || srv.Transport() == client.Transport {
 			t.Error("URL ends in a slash, Client is not the same, or Transport is")
 		}
 		other := &http.Client{Transport: srv.Transport()}

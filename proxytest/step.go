@@ -91,7 +91,7 @@ const (
 
 // exchange is one request being answered.
 type exchange struct {
-	ctx  context.Context // done when the caller leaves or the upstream closes
+	ctx  context.Context //nolint:containedctx // done when the caller leaves or the upstream closes
 	w    http.ResponseWriter
 	r    *http.Request
 	req  *Request

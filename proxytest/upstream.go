@@ -150,7 +150,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Where it is not supported it is not needed.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	} else {
-		req.Body, req.BodyErr = io.ReadAll(r.Body)
+		req.Body, req.BodyErr = io.ReadAll(r.Body) //nolint:forbidigo // a test reads what it is sent
 		r.Body = io.NopCloser(bytes.NewReader(req.Body))
 	}
 	u.keep(req)
@@ -165,7 +165,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if answer.give(x) == cut {
 		// The only way that net/http knows to break off an answer: the
 		// connection is closed on HTTP/1, the stream reset on HTTP/2.
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // see above
 	}
 }
 

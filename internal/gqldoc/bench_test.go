@@ -16,14 +16,22 @@ fragment TypeRef on __Type { kind name ofType { kind name ofType { kind name ofT
 // documented are the operations of the README, with variables.
 var documented = []struct{ name, document, variables string }{
 	{"createSession", "mutation CreateSession { createSession { sessionId success } }", ""},
-	{"sendMessage", "mutation SendMessage($input: MessageInput!) { sendMessage(input: $input) { id content isUser timestamp success error } }",
-		`{"input":{"sessionId":"s1","content":"hello","role":"user"}}`},
-	{"getAIResponse", "mutation GetAIResponse($input: ChatInput!) { getAIResponse(input: $input) { id content isUser timestamp success error } }",
-		`{"input":{"sessionId":"s1","messages":[{"role":"user","content":"hello"}],"temperature":0.7}}`},
-	{"generateImage", "mutation GenerateImage($input: ImageInput!) { generateImage(input: $input) { id prompt images { url b64_json } model size quality style timestamp success error } }",
-		`{"input":{"prompt":"a cat","n":1,"size":"1024x1024"}}`},
-	{"chatHistory", "query ChatHistory($sessionId: String) { chatHistory(sessionId: $sessionId) { id content isUser timestamp } }",
-		`{"sessionId":"s1"}`},
+	{
+		"sendMessage", "mutation SendMessage($input: MessageInput!) { sendMessage(input: $input) { id content isUser timestamp success error } }",
+		`{"input":{"sessionId":"s1","content":"hello","role":"user"}}`,
+	},
+	{
+		"getAIResponse", "mutation GetAIResponse($input: ChatInput!) { getAIResponse(input: $input) { id content isUser timestamp success error } }",
+		`{"input":{"sessionId":"s1","messages":[{"role":"user","content":"hello"}],"temperature":0.7}}`,
+	},
+	{
+		"generateImage", "mutation GenerateImage($input: ImageInput!) { generateImage(input: $input) { id prompt images { url b64_json } model size quality style timestamp success error } }",
+		`{"input":{"prompt":"a cat","n":1,"size":"1024x1024"}}`,
+	},
+	{
+		"chatHistory", "query ChatHistory($sessionId: String) { chatHistory(sessionId: $sessionId) { id content isUser timestamp } }",
+		`{"sessionId":"s1"}`,
+	},
 }
 
 // stubs answer every operation, chatHistory with n messages.

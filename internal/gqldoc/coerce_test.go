@@ -21,8 +21,10 @@ func echoSchema(tb testing.TB) *gqldoc.Schema {
 }
 
 // The arguments echo has by default.
-const standard = `"def":{"id":"d","inner":{"a":1,"b":["x","y\n\"z\""],"c":"ASSISTANT","f":1.5},"list":[1,null],"name":"n","old":null}`
-const standardEnd = `"req":3,"roles":["USER","ASSISTANT"]`
+const (
+	standard    = `"def":{"id":"d","inner":{"a":1,"b":["x","y\n\"z\""],"c":"ASSISTANT","f":1.5},"list":[1,null],"name":"n","old":null}`
+	standardEnd = `"req":3,"roles":["USER","ASSISTANT"]`
+)
 
 // innerDefault is what Outer.inner is when absent.
 const innerDefault = `"inner":{"a":1,"b":["x","y\n\"z\""],"c":"ASSISTANT","f":1.5}`
@@ -65,25 +67,35 @@ func TestArgumentsAreCoerced(t *testing.T) {
 		{"matrix of one value", `{echo(matrix: 1)}`, ``, `"matrix":[[1]]`},
 		{"json", `{echo(json: {a: [1, 2.50, "x", null, true, E, {b: {}}], c: []})}`, ``, `"json":{"a":[1,2.50,"x",null,true,"E",{"b":{}}],"c":[]}`},
 		{"json keeps numbers", `query ($x: JSON) {echo(json: $x)}`, `{"x":{"seed":99999999999999999999,"t":0.10}}`, `"json":{"seed":99999999999999999999,"t":0.10}`},
-		{"variables in json", `query ($x: Int, $y: JSON, $z: String) {echo(json: {a: $x, b: [$y, $z], c: $z})}`, `{"x":1,"y":{"k":[null]}}`,
-			`"json":{"a":1,"b":[{"k":[null]},null]}`},
+		{
+			"variables in json", `query ($x: Int, $y: JSON, $z: String) {echo(json: {a: $x, b: [$y, $z], c: $z})}`, `{"x":1,"y":{"k":[null]}}`,
+			`"json":{"a":1,"b":[{"k":[null]},null]}`,
+		},
 		{"json null", `{echo(json: null)}`, ``, `"json":null`},
 		{"custom scalar", `{echo(day: "2026-01-01")}`, ``, `"day":"2026-01-01"`},
 		{"argument's default when the variable is absent", `query ($x: Int) {must(x: 1) echo(req: $x)}`, `{}`, ``},
 		{"argument given", `{echo(req: 4)}`, ``, `"req":4`},
 		{"one key of many", `{echo(pick: {b: 1})}`, ``, `"pick":{"b":1}`},
 		{"defaults of input fields", `{echo(in: {id: 1})}`, ``, `"in":{"id":"1",` + innerDefault + `,"name":"n","old":null}`},
-		{"defaults of nested input fields", `query ($x: Outer) {echo(in: $x)}`, `{"x":{"id":"1","inner":{"deep":{"a":null}},"old":3}}`,
-			`"in":{"id":"1","inner":{"a":5,"b":["x","y\n\"z\""],"c":"USER","deep":{"a":null,"b":["x","y\n\"z\""],"c":"USER","f":1.5},"f":1.5},"name":"n","old":3}`},
-		{"null input fields", `{echo(in: {id: 1, name: null, list: null, json: null})}`, ``,
-			`"in":{"id":"1",` + innerDefault + `,"json":null,"list":null,"name":null,"old":null}`},
-		{"absent variable in an object is absent", `query ($x: String, $y: [Int]) {echo(in: {id: 1, name: $x, list: $y})}`, `{}`,
-			`"in":{"id":"1",` + innerDefault + `,"name":"n","old":null}`},
-		{"input object default of a variable", `query ($x: Outer = {id: 2, role: USER}) {echo(in: $x)}`, ``,
-			`"in":{"id":"2",` + innerDefault + `,"name":"n","old":null,"role":"USER"}`},
+		{
+			"defaults of nested input fields", `query ($x: Outer) {echo(in: $x)}`, `{"x":{"id":"1","inner":{"deep":{"a":null}},"old":3}}`,
+			`"in":{"id":"1","inner":{"a":5,"b":["x","y\n\"z\""],"c":"USER","deep":{"a":null,"b":["x","y\n\"z\""],"c":"USER","f":1.5},"f":1.5},"name":"n","old":3}`,
+		},
+		{
+			"null input fields", `{echo(in: {id: 1, name: null, list: null, json: null})}`, ``,
+			`"in":{"id":"1",` + innerDefault + `,"json":null,"list":null,"name":null,"old":null}`,
+		},
+		{
+			"absent variable in an object is absent", `query ($x: String, $y: [Int]) {echo(in: {id: 1, name: $x, list: $y})}`, `{}`,
+			`"in":{"id":"1",` + innerDefault + `,"name":"n","old":null}`,
+		},
+		{
+			"input object default of a variable", `query ($x: Outer = {id: 2, role: USER}) {echo(in: $x)}`, ``,
+			`"in":{"id":"2",` + innerDefault + `,"name":"n","old":null,"role":"USER"}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := execute(t, context.Background(), s, c.query, c.variables, nil)
+			r := execute(context.Background(), t, s, c.query, c.variables, nil)
 			if len(r.Errors) > 0 {
 				t.Fatalf("%s", r.AppendJSON(nil))
 			}
@@ -148,8 +160,10 @@ func TestVariablesOfTheWrongTypeAreRefused(t *testing.T) {
 		{"Pick", `{"a":null}`, `must specify exactly one key`},
 	} {
 		t.Run(c.typ+" "+c.value, func(t *testing.T) {
-			arg := map[string]string{"Int": "i", "Float": "f", "String": "s", "Boolean": "b", "ID": "id", "Role": "role",
-				"[Int!]": "list", "[[Int]]": "matrix", "Outer": "in", "Pick": "pick", "Int!": "i"}[c.typ]
+			arg := map[string]string{
+				"Int": "i", "Float": "f", "String": "s", "Boolean": "b", "ID": "id", "Role": "role",
+				"[Int!]": "list", "[[Int]]": "matrix", "Outer": "in", "Pick": "pick", "Int!": "i",
+			}[c.typ]
 			got := do(t, s, "query ($x: "+c.typ+") {echo("+arg+": $x)}", `{"x":`+c.value+`}`)
 			contains(t, got, c.want, `"code":"BAD_USER_INPUT"`, `"locations":[{"line":1,"column":8}]`)
 			if strings.Contains(got, `"data"`) {
@@ -162,7 +176,7 @@ func TestVariablesOfTheWrongTypeAreRefused(t *testing.T) {
 	if len(long) > 600 {
 		t.Errorf("echoes %d bytes", len(long))
 	}
-	many := execute(t, context.Background(), s, `query ($x: [Int!]) {echo(list: $x)}`, `{"x":[`+strings.Repeat("true,", 50)+`true]}`, nil)
+	many := execute(context.Background(), t, s, `query ($x: [Int!]) {echo(list: $x)}`, `{"x":[`+strings.Repeat("true,", 50)+`true]}`, nil)
 	if len(many.Errors) != 10 {
 		t.Errorf("%d errors, want 10", len(many.Errors))
 	}

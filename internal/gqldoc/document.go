@@ -17,6 +17,7 @@ type Document struct {
 // OperationType is the keyword of an operation.
 type OperationType string
 
+// The types of operations.
 const (
 	Query        OperationType = "query"
 	Mutation     OperationType = "mutation"

@@ -15,6 +15,7 @@ import (
 // Kind says which stage refused, so that a caller can choose a status.
 type Kind uint8
 
+// The stages.
 const (
 	KindSyntax     Kind = iota + 1 // the text is no GraphQL document
 	KindValidation                 // the document does not fit the schema
@@ -112,8 +113,10 @@ func (e *Error) appendExtensions(dst []byte) []byte {
 // internal reports a panic of a library, which is a bug but no reason to end
 // the host's process.
 func internal(p any) []Error {
-	return []Error{{Kind: KindInternal, Code: CodeInternal, Message: internalMessage,
-		Err: fmt.Errorf("gqldoc: panic: %v\n%s", p, debug.Stack())}}
+	return []Error{{
+		Kind: KindInternal, Code: CodeInternal, Message: internalMessage,
+		Err: fmt.Errorf("gqldoc: panic: %v\n%s", p, debug.Stack()),
+	}}
 }
 
 // publicError is what an error has to be for its text to reach a client.

@@ -40,7 +40,7 @@ type Resolver func(ctx context.Context, p Params) (any, error)
 
 // run is what one execution hands to its resolvers.
 type run struct {
-	ctx  context.Context
+	ctx  context.Context //nolint:containedctx // it lives exactly as long as the run
 	op   *Operation
 	vars map[string]any
 }
@@ -148,7 +148,7 @@ func (o *Operation) executionError(f gqlerrors.FormattedError) Error {
 	found := false
 	for err != nil {
 		var next error
-		switch w := err.(type) {
+		switch w := err.(type) { //nolint:errorlint // one layer at a time is the point
 		case *failure:
 			e, found = w.public, true
 		case gqlerrors.FormattedError:

@@ -33,22 +33,31 @@ func fail(err error) gqldoc.Resolver {
 
 func TestKeysComeInTheOrderOfTheQuery(t *testing.T) {
 	node := map[string]any{"id": "1", "role": "USER", "int": 5, "float": 0.5, "old": nil, "nodes": []any{
-		map[string]any{"id": "2", "role": "USER"}, map[string]any{"id": "3", "role": "SYSTEM"}}}
+		map[string]any{"id": "2", "role": "USER"}, map[string]any{"id": "3", "role": "SYSTEM"},
+	}}
 	node["next"] = map[string]any{"id": "4", "role": "ASSISTANT"}
 	s := kitchenSchema(t, resolvers{"Query.node": give(node), "Query.nodes": give([]map[string]any{node}), "Query.echo": give("e")})
 	for _, c := range []struct{ name, query, variables, want string }{
 		{"as written", `{node {role id int float old}}`, ``, `{"data":{"node":{"role":"USER","id":"1","int":5,"float":0.5,"old":null}}}`},
 		{"the other way", `{node {old float int id role}}`, ``, `{"data":{"node":{"old":null,"float":0.5,"int":5,"id":"1","role":"USER"}}}`},
 		{"aliases", `{z: node {b: id a: role} echo a: echo}`, ``, `{"data":{"z":{"b":"1","a":"USER"},"echo":"e","a":"e"}}`},
-		{"first occurrence counts", `{node {id next {id}} echo node {role next {role}}}`, ``,
-			`{"data":{"node":{"id":"1","next":{"id":"4","role":"ASSISTANT"},"role":"USER"},"echo":"e"}}`},
-		{"fragments in place", `{...F echo} fragment F on Query {node {...N id}} fragment N on Node {role ... on Node {int}}`, ``,
-			`{"data":{"node":{"role":"USER","int":5,"id":"1"},"echo":"e"}}`},
+		{
+			"first occurrence counts", `{node {id next {id}} echo node {role next {role}}}`, ``,
+			`{"data":{"node":{"id":"1","next":{"id":"4","role":"ASSISTANT"},"role":"USER"},"echo":"e"}}`,
+		},
+		{
+			"fragments in place", `{...F echo} fragment F on Query {node {...N id}} fragment N on Node {role ... on Node {int}}`, ``,
+			`{"data":{"node":{"role":"USER","int":5,"id":"1"},"echo":"e"}}`,
+		},
 		{"a fragment twice", `{node {...N id ...N}} fragment N on Node {role}`, ``, `{"data":{"node":{"role":"USER","id":"1"}}}`},
-		{"skipped", `query ($b: Boolean!) {node {id @skip(if: $b) role int @include(if: $b) ... @skip(if: $b) {float} ...N @include(if: $b)} echo @skip(if: true)} fragment N on Node {id}`, `{"b":true}`,
-			`{"data":{"node":{"role":"USER","int":5,"id":"1"}}}`},
-		{"not skipped", `query ($b: Boolean!) {node {id @skip(if: $b) role int @include(if: $b) ... @skip(if: $b) {float} ...N @include(if: $b)} echo @skip(if: true)} fragment N on Node {id}`, `{"b":false}`,
-			`{"data":{"node":{"id":"1","role":"USER","float":0.5}}}`},
+		{
+			"skipped", `query ($b: Boolean!) {node {id @skip(if: $b) role int @include(if: $b) ... @skip(if: $b) {float} ...N @include(if: $b)} echo @skip(if: true)} fragment N on Node {id}`, `{"b":true}`,
+			`{"data":{"node":{"role":"USER","int":5,"id":"1"}}}`,
+		},
+		{
+			"not skipped", `query ($b: Boolean!) {node {id @skip(if: $b) role int @include(if: $b) ... @skip(if: $b) {float} ...N @include(if: $b)} echo @skip(if: true)} fragment N on Node {id}`, `{"b":false}`,
+			`{"data":{"node":{"id":"1","role":"USER","float":0.5}}}`,
+		},
 		{"both", `{node {id role @skip(if: false) @include(if: false)}}`, ``, `{"data":{"node":{"id":"1"}}}`},
 		{"nothing left", `{echo @skip(if: true)}`, ``, `{"data":{}}`},
 		{"nothing left below", `{node {id @skip(if: true)}}`, ``, `{"data":{"node":{}}}`},
@@ -110,7 +119,8 @@ func TestValuesAreWritten(t *testing.T) {
 
 func TestWhatClientsSeeOfErrors(t *testing.T) {
 	upstream := &publicError{"OpenAI API returned 429: slow down", map[string]any{
-		"code": "UPSTREAM_RATE_LIMITED", "upstream": map[string]any{"status": 429}, "a": 1}}
+		"code": "UPSTREAM_RATE_LIMITED", "upstream": map[string]any{"status": 429}, "a": 1,
+	}}
 	for _, c := range []struct {
 		name    string
 		resolve gqldoc.Resolver
@@ -125,7 +135,7 @@ func TestWhatClientsSeeOfErrors(t *testing.T) {
 		{"panic with error", func(context.Context, gqldoc.Params) (any, error) { panic(errors.New("secret")) }, `"Internal server error."`},
 		{"panic with nil map", func(context.Context, gqldoc.Params) (any, error) {
 			var m map[string]int
-			m["secret"] = 1
+			m["secret"] = 1 //nolint:staticcheck // the panic is the test
 			return nil, nil
 		}, `"Internal server error."`},
 		{"panic with number", func(context.Context, gqldoc.Params) (any, error) { panic(42) }, `"Internal server error."`},
@@ -138,7 +148,7 @@ func TestWhatClientsSeeOfErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := kitchenSchema(t, resolvers{"Query.node": c.resolve, "Query.echo": give("e")})
-			r := execute(t, context.Background(), s, "{x:node{id nodes{id}} echo}", "", nil)
+			r := execute(context.Background(), t, s, "{x:node{id nodes{id}} echo}", "", nil)
 			got := string(r.AppendJSON(nil))
 			contains(t, got, c.want, `"echo":"e"}}`)
 			if !strings.HasPrefix(got, `{"errors":[`) || strings.Contains(got, "secret") || len(r.Errors) != 1 {
@@ -195,7 +205,7 @@ func TestNothingRunsAfterTheCallerHasLeft(t *testing.T) {
 		return nil, ctx.Err()
 	}
 	s := kitchenSchema(t, resolvers{"Mutation.a": pay})
-	got := doWith(t, ctx, s, "mutation {a {id} b: a {id} c: a {id}}", "", nil)
+	got := doWith(ctx, t, s, "mutation {a {id} b: a {id} c: a {id}}", "", nil)
 	if ran != 1 {
 		t.Errorf("%d of 3 ran", ran)
 	}
@@ -203,7 +213,7 @@ func TestNothingRunsAfterTheCallerHasLeft(t *testing.T) {
 
 	late, stop := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 	defer stop()
-	contains(t, doWith(t, late, s, "mutation {a {id}}", "", nil), `"code":"TIMEOUT"`, `"message":"The request timed out."`)
+	contains(t, doWith(late, t, s, "mutation {a {id}}", "", nil), `"code":"TIMEOUT"`, `"message":"The request timed out."`)
 }
 
 // TestNoGoroutineIsLeftBehind fails by a deadlock of the bubble: graphql-go
@@ -216,7 +226,7 @@ func TestNoGoroutineIsLeftBehind(t *testing.T) {
 		}})
 		for range 20 {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-			contains(t, doWith(t, ctx, s, "mutation {a {id} b: a {id}}", "", nil), `"code":"TIMEOUT"`, `"path":["b"]`)
+			contains(t, doWith(ctx, t, s, "mutation {a {id} b: a {id}}", "", nil), `"code":"TIMEOUT"`, `"path":["b"]`)
 			cancel()
 		}
 	})
@@ -235,7 +245,7 @@ func TestResolversGetTheLiveContext(t *testing.T) {
 		}
 		return map[string]any{"id": ctx.Value(key{})}, nil
 	}})
-	if got := doWith(t, ctx, s, "{node {id}}", "", nil); got != `{"data":{"node":{"id":"value"}}}` {
+	if got := doWith(ctx, t, s, "{node {id}}", "", nil); got != `{"data":{"node":{"id":"value"}}}` {
 		t.Error(got)
 	}
 }
@@ -248,7 +258,7 @@ func TestSourceAndRoot(t *testing.T) {
 			return []any{map[string]any{"id": fmt.Sprint(p.Source.(map[string]any)["id"], p.Args["first"])}}, nil
 		},
 	})
-	got := doWith(t, context.Background(), s, "{echo node {nodes(first: 3) {id} x: nodes {id}}}", "", "root")
+	got := doWith(context.Background(), t, s, "{echo node {nodes(first: 3) {id} x: nodes {id}}}", "", "root")
 	if got != `{"data":{"echo":"root","node":{"nodes":[{"id":"parent3"}],"x":[{"id":"parent10"}]}}}` {
 		t.Error(got)
 	}
@@ -257,7 +267,7 @@ func TestSourceAndRoot(t *testing.T) {
 	}
 	// Without a resolver the root may be a map.
 	plain := kitchenSchema(t, nil)
-	if got := doWith(t, context.Background(), plain, "{echo}", "", map[string]any{"echo": "x"}); got != `{"data":{"echo":"x"}}` {
+	if got := doWith(context.Background(), t, plain, "{echo}", "", map[string]any{"echo": "x"}); got != `{"data":{"echo":"x"}}` {
 		t.Error(got)
 	}
 	if got := do(t, plain, "{echo}", ""); got != `{"data":{"echo":null}}` {

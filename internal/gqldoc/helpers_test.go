@@ -51,16 +51,16 @@ func kitchenSchema(tb testing.TB, r resolvers) *gqldoc.Schema {
 // do runs a request from text to text.
 func do(tb testing.TB, s *gqldoc.Schema, query, variables string) string {
 	tb.Helper()
-	return doWith(tb, context.Background(), s, query, variables, nil)
+	return doWith(context.Background(), tb, s, query, variables, nil)
 }
 
-func doWith(tb testing.TB, ctx context.Context, s *gqldoc.Schema, query, variables string, root any) string {
+func doWith(ctx context.Context, tb testing.TB, s *gqldoc.Schema, query, variables string, root any) string {
 	tb.Helper()
-	r := execute(tb, ctx, s, query, variables, root)
+	r := execute(ctx, tb, s, query, variables, root)
 	return string(r.AppendJSON(nil))
 }
 
-func execute(tb testing.TB, ctx context.Context, s *gqldoc.Schema, query, variables string, root any) *gqldoc.Result {
+func execute(ctx context.Context, tb testing.TB, s *gqldoc.Schema, query, variables string, root any) *gqldoc.Result {
 	tb.Helper()
 	doc, errs := s.Prepare(query)
 	if errs != nil {

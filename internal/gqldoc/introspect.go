@@ -180,11 +180,12 @@ func (e *encoder) items(about any, field *ast.Field) ([]named, bool) {
 	}
 	switch d := about.(type) {
 	case *ast.Schema:
-		if field.Name == "types" {
+		switch field.Name {
+		case "types":
 			for _, t := range e.schema.order {
 				add(t.Name, t)
 			}
-		} else if field.Name == "directives" {
+		case "directives":
 			for _, directive := range directiveOrder(d) {
 				add(directive.Name, directive)
 			}

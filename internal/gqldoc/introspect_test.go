@@ -55,31 +55,49 @@ func TestIntrospectionHasTheOrderOfTheSDLEveryTime(t *testing.T) {
 func TestIntrospectionOfWhatGraphqlGoLacks(t *testing.T) {
 	s := kitchenSchema(t, nil)
 	for _, c := range []struct{ name, query, want string }{
-		{"defaults of arguments", `{__type(name: "Query") {fields {name args {name defaultValue}}}}`,
-			`{"name":"def","defaultValue":"{id:\"d\",list:[1,null]}"}`},
-		{"default of an enum list", `{__type(name: "Query") {fields {args {name defaultValue}}}}`,
-			`{"name":"roles","defaultValue":"[USER,ASSISTANT]"}`},
-		{"defaults of input fields", `{__type(name: "Inner") {inputFields {name defaultValue}}}`,
-			`[{"name":"a","defaultValue":"5"},{"name":"b","defaultValue":"[\"x\",\"y\\n\\\"z\\\"\"]"},{"name":"c","defaultValue":"USER"},{"name":"deep","defaultValue":null},{"name":"f","defaultValue":"1.5"}]`},
+		{
+			"defaults of arguments", `{__type(name: "Query") {fields {name args {name defaultValue}}}}`,
+			`{"name":"def","defaultValue":"{id:\"d\",list:[1,null]}"}`,
+		},
+		{
+			"default of an enum list", `{__type(name: "Query") {fields {args {name defaultValue}}}}`,
+			`{"name":"roles","defaultValue":"[USER,ASSISTANT]"}`,
+		},
+		{
+			"defaults of input fields", `{__type(name: "Inner") {inputFields {name defaultValue}}}`,
+			`[{"name":"a","defaultValue":"5"},{"name":"b","defaultValue":"[\"x\",\"y\\n\\\"z\\\"\"]"},{"name":"c","defaultValue":"USER"},{"name":"deep","defaultValue":null},{"name":"f","defaultValue":"1.5"}]`,
+		},
 		{"specifiedByURL", `{__type(name: "Date") {specifiedByURL}}`, `"https://example.com/date"`},
 		{"specifiedByURL of others", `{__type(name: "JSON") {specifiedByURL description}}`, `{"specifiedByURL":null,"description":null}`},
-		{"isOneOf", `{a: __type(name: "Pick") {isOneOf} b: __type(name: "Outer") {isOneOf} c: __type(name: "Node") {isOneOf}}`,
-			`{"a":{"isOneOf":true},"b":{"isOneOf":false},"c":{"isOneOf":null}}`},
+		{
+			"isOneOf", `{a: __type(name: "Pick") {isOneOf} b: __type(name: "Outer") {isOneOf} c: __type(name: "Node") {isOneOf}}`,
+			`{"a":{"isOneOf":true},"b":{"isOneOf":false},"c":{"isOneOf":null}}`,
+		},
 		{"isRepeatable", `{__schema {directives {name isRepeatable}}}`, `{"name":"tag","isRepeatable":true}`},
 		{"deprecated input fields hide", `{__type(name: "Outer") {inputFields {name}}}`, `{"name":"f"}]`},
-		{"and show", `{__type(name: "Outer") {inputFields(includeDeprecated: true) {name isDeprecated deprecationReason}}}`,
-			`{"name":"old","isDeprecated":true,"deprecationReason":"gone"}]`},
-		{"deprecated arguments", `query ($all: Boolean = true) {__type(name: "Query") {fields {args(includeDeprecated: $all) {name deprecationReason}}}}`,
-			`{"name":"old","deprecationReason":"No longer supported"}`},
-		{"deprecated enum values", `{__type(name: "Role") {a: enumValues {name} b: enumValues(includeDeprecated: true) {name isDeprecated}}}`,
-			`{"a":[{"name":"USER"},{"name":"ASSISTANT"}],"b":[{"name":"USER","isDeprecated":false},{"name":"ASSISTANT","isDeprecated":false},{"name":"SYSTEM","isDeprecated":true}]}`},
-		{"wrapping types", `{__type(name: "Node") {fields {name type {kind name description isOneOf ofType {name}}}}}`,
-			`{"name":"id","type":{"kind":"NON_NULL","name":null,"description":null,"isOneOf":null,"ofType":{"name":"ID"}}}`},
+		{
+			"and show", `{__type(name: "Outer") {inputFields(includeDeprecated: true) {name isDeprecated deprecationReason}}}`,
+			`{"name":"old","isDeprecated":true,"deprecationReason":"gone"}]`,
+		},
+		{
+			"deprecated arguments", `query ($all: Boolean = true) {__type(name: "Query") {fields {args(includeDeprecated: $all) {name deprecationReason}}}}`,
+			`{"name":"old","deprecationReason":"No longer supported"}`,
+		},
+		{
+			"deprecated enum values", `{__type(name: "Role") {a: enumValues {name} b: enumValues(includeDeprecated: true) {name isDeprecated}}}`,
+			`{"a":[{"name":"USER"},{"name":"ASSISTANT"}],"b":[{"name":"USER","isDeprecated":false},{"name":"ASSISTANT","isDeprecated":false},{"name":"SYSTEM","isDeprecated":true}]}`,
+		},
+		{
+			"wrapping types", `{__type(name: "Node") {fields {name type {kind name description isOneOf ofType {name}}}}}`,
+			`{"name":"id","type":{"kind":"NON_NULL","name":null,"description":null,"isOneOf":null,"ofType":{"name":"ID"}}}`,
+		},
 		{"a type by variable", `query ($n: String!) {__type(name: $n) {__typename name}}`, `{"__type":{"__typename":"__Type","name":"Node"}}`},
 		{"an unknown type", `{__type(name: "Nope") {name}}`, `{"data":{"__type":null}}`},
 		{"locations", `{__schema {directives {name locations}}}`, `{"name":"skip","locations":["FIELD","FRAGMENT_SPREAD","INLINE_FRAGMENT"]}`},
-		{"aliases of names", `{__type(name: "Pick") {name: kind n: name inputFields {name: defaultValue x: name}}}`,
-			`{"name":"INPUT_OBJECT","n":"Pick","inputFields":[{"name":null,"x":"a"},{"name":null,"x":"b"}]}`},
+		{
+			"aliases of names", `{__type(name: "Pick") {name: kind n: name inputFields {name: defaultValue x: name}}}`,
+			`{"name":"INPUT_OBJECT","n":"Pick","inputFields":[{"name":null,"x":"a"},{"name":null,"x":"b"}]}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			vars := ""

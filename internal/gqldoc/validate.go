@@ -56,7 +56,7 @@ func (s *Schema) validate(doc *ast.QueryDocument) (errs []Error) {
 		}
 		errs = append(errs, newError(KindValidation, CodeValidation, g.Message, locations(&g)...))
 		if len(errs) >= s.limits.Errors {
-			panic(enough{})
+			panic(enough{}) //nolint:forbidigo // the only way out of the walk; recovered above
 		}
 	}
 	var events core.Events

@@ -393,9 +393,7 @@ func checkEdits(t *testing.T, o jsonobj.Object, members []pair) {
 	}
 	for _, i := range []int{0, len(members) / 2, len(members) - 1} {
 		key := members[i].key
-		for members[i].key != key || firstOf(members, key) != i {
-			i = firstOf(members, key)
-		}
+		i = firstOf(members, key)
 		without := append(append([]pair{}, members[:i]...), members[i+1:]...)
 		wantMembers(t, "Without", o.Without(key), without)
 		replaced := append([]pair{}, members...)
