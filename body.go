@@ -26,7 +26,7 @@ const firstRead = 64 << 10
 // left only once its body is at the end.
 func (x *exchange) readBody() ([]byte, error) {
 	r, limits := x.r, &x.h.cfg.limits
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+	if coding := strings.Join(r.Header["Content-Encoding"], ","); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, x.abandon(&Error{
 			Status: http.StatusUnsupportedMediaType, Code: CodeUnsupportedMediaType,
 			Message: "Compressed request bodies are not supported.",

@@ -15,7 +15,7 @@ import (
 // call is one upstream call from admission to Done.
 type call struct {
 	h         *Handler
-	r         *http.Request // the HTTP request that caused it
+	x         *exchange // the HTTP request that caused it
 	info      Call
 	ctx       context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
 	cancel    context.CancelCauseFunc
@@ -23,7 +23,8 @@ type call struct {
 	key       string
 	admitted  bool
 	hideUsage bool      // we asked for usage, the client did not
-	body      io.Closer // the upstream's, once there is an answer
+	sent      []byte    // the request body
+	body      io.Closer // the answer, once there is one
 	out       Outcome
 }
 
@@ -40,8 +41,8 @@ var (
 // do makes one upstream call: the only way to the API, for every route and for
 // every GraphQL field. Either it returns a reply, whose close ends the call, or
 // it has ended the call itself.
-func (h *Handler) do(r *http.Request, info Call, p payload) (_ *reply, err error) {
-	c, err := h.begin(r, info)
+func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
+	c, err := h.begin(x, info)
 	if err != nil {
 		return nil, err
 	}
@@ -57,15 +58,19 @@ func (h *Handler) do(r *http.Request, info Call, p payload) (_ *reply, err error
 		c.end()
 	}()
 	if err = h.cfg.hooks.admit(c.ctx, c.info); err != nil {
-		return nil, err
+		return nil, c.hookFailed(err)
 	}
 	c.admitted = true
 	if p, err = c.rewrite(p); err != nil {
-		return nil, err
+		return nil, c.hookFailed(err)
+	}
+	if c.info.Stream && p.cannotStream {
+		return nil, errCannotStream()
 	}
 	if c.key, err = c.findKey(); err != nil {
 		return nil, err
 	}
+	x.key, c.sent = c.key, p.body
 	rep, err := c.send(p)
 	if err != nil {
 		return nil, err
@@ -75,9 +80,9 @@ func (h *Handler) do(r *http.Request, info Call, p payload) (_ *reply, err error
 }
 
 // begin registers a call, unless the handler is shutting down.
-func (h *Handler) begin(r *http.Request, info Call) (*call, error) {
-	c := &call{h: h, r: r, info: info, start: time.Now()}
-	c.ctx, c.cancel = context.WithCancelCause(r.Context())
+func (h *Handler) begin(x *exchange, info Call) (*call, error) {
+	c := &call{h: h, x: x, info: info, start: time.Now()}
+	c.ctx, c.cancel = context.WithCancelCause(x.r.Context())
 	if !h.live.add(c) {
 		c.cancel(errShutdown)
 		return nil, errShuttingDown()
@@ -116,6 +121,15 @@ func (c *call) failed(err error) {
 	if errors.Is(err, ErrClientGone) {
 		c.out.Ending = EndingClientGone
 	}
+}
+
+// hookFailed is the answer for an error of a hook. One that gave up because the
+// call was over is no failure of the host's.
+func (c *call) hookFailed(err error) error {
+	if cause := c.ctx.Err(); cause != nil && errors.Is(err, cause) {
+		return c.fault(cause)
+	}
+	return err
 }
 
 // rewrite lets the host change a JSON body, and asks for usage.
@@ -174,7 +188,7 @@ func (c *call) findKey() (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
 	defer cancel()
-	key, err := c.h.cfg.keys.Key(c.r.WithContext(ctx))
+	key, err := c.h.cfg.keys.Key(c.x.r.WithContext(ctx))
 	switch {
 	case c.ctx.Err() != nil:
 		return "", c.fault(c.ctx.Err())
@@ -237,7 +251,7 @@ func (c *call) fault(err error) *Error {
 	case errors.Is(cause, errShutdown):
 		return errShuttingDown()
 	case cause != nil:
-		return errGone(c.r.Context())
+		return errGone(c.x.r.Context())
 	case errors.Is(err, errTooMuch):
 		return errBadResponse(err)
 	}

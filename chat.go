@@ -22,7 +22,13 @@ func (x *exchange) chatOrImages() error {
 	if err != nil {
 		return err
 	}
-	if action, _ := o.String("action"); action == imageAction || promptOnly(o) {
+	if action, _ := o.String("action"); action == imageAction {
+		if o, err = jsonobj.Parse(o.Without("action")); err != nil {
+			return err
+		}
+		return x.sendJSON(RouteImages, o, true)
+	}
+	if promptOnly(o) {
 		return x.sendJSON(RouteImages, o, true)
 	}
 	return x.sendJSON(RouteChat, o, true)
@@ -86,13 +92,6 @@ func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (Call, pa
 	if len(add) > 0 {
 		body = o.With(add...)
 	}
-	if action, _ := o.String("action"); worker && route == RouteImages && action == imageAction {
-		spliced, err := jsonobj.Parse(body)
-		if err != nil {
-			return Call{}, payload{}, err
-		}
-		body = spliced.Without("action")
-	}
 	stream, _ := o.Get("stream")
 	return x.newCall(route, model, isTrue(stream)), payload{body: body}, nil
 }
@@ -133,10 +132,11 @@ func (x *exchange) newCall(route Route, model string, stream bool) Call {
 
 // forward makes the call and hands its answer to the client.
 func (x *exchange) forward(c Call, p payload) error {
-	if c.Stream && !canFlush(x.w) {
-		return errCannotStream()
+	p.cannotStream = !canFlush(x.w)
+	if c.Stream && p.cannotStream {
+		return errCannotStream() // before a hook counts the call
 	}
-	rep, err := x.h.do(x.r, c, p)
+	rep, err := x.h.do(x, c, p)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 )
 
@@ -26,6 +25,9 @@ const (
 	preflightMaxAge = "86400"
 	// maxRequestHeaders bounds what a preflight may ask for and have reflected.
 	maxRequestHeaders = 4 << 10
+	// maxOrigin bounds what is taken apart to look for a parent domain; a host
+	// name has 253 characters at most.
+	maxOrigin = 300
 )
 
 // originPolicy decides which pages may call. The zero value admits pages of the
@@ -82,21 +84,22 @@ func parseOrigin(pattern string) (originPattern, error) {
 		return invalid("it must be scheme, host and port only")
 	case !isHostname(u.Hostname()):
 		return invalid("the host must be a name in ASCII (punycode) or an address")
-	case strings.HasSuffix(u.Host, ":"):
-		return invalid("the port is missing")
-	case subdomains && (net.ParseIP(u.Hostname()) != nil || !strings.Contains(u.Hostname(), ".") && u.Hostname() != "localhost"):
+	case !isPort(u):
+		return invalid("the port must be 1 to 65535, and an IPv6 address stand in brackets")
+	case subdomains && !canHaveSubdomains(u.Hostname()):
 		return invalid("a wildcard needs a domain of at least two labels")
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return invalid("the port must be 1 to 65535")
-		}
 	}
 	scheme, host := strings.ToLower(scheme), strings.ToLower(u.Host)
 	if port := u.Port(); scheme == "https" && port == "443" || scheme == "http" && port == "80" {
 		host = strings.TrimSuffix(host, ":"+port)
 	}
 	return originPattern{subdomains: subdomains, serialized: scheme + "://" + host}, nil
+}
+
+// canHaveSubdomains keeps a wildcard from covering a whole top-level domain.
+func canHaveSubdomains(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	return net.ParseIP(host) == nil && (strings.Contains(host, ".") || host == "localhost")
 }
 
 func isScheme(s string) bool {
@@ -115,13 +118,18 @@ func isHostname(h string) bool {
 	if strings.Contains(h, ":") {
 		return net.ParseIP(h) != nil
 	}
-	for i := range len(h) {
-		c := h[i]
-		if !isDigit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '.' && c != '_' {
+	return isLabel(strings.ReplaceAll(h, ".", ""))
+}
+
+// isLabel admits what can stand between the dots of a host name.
+func isLabel(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !isDigit(c) && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '_' {
 			return false
 		}
 	}
-	return h != ""
+	return s != ""
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -132,7 +140,7 @@ func (p *originPolicy) matches(origin string) bool {
 	if p.any || p.exact[origin] {
 		return true
 	}
-	if len(p.below) == 0 {
+	if len(p.below) == 0 || len(origin) > maxOrigin {
 		return false
 	}
 	scheme, host, ok := strings.Cut(origin, "://")
@@ -141,7 +149,7 @@ func (p *originPolicy) matches(origin string) bool {
 	}
 	for {
 		label, parent, ok := strings.Cut(host, ".")
-		if !ok || label == "" || !isHostname(label) {
+		if !ok || !isLabel(label) {
 			return false
 		}
 		if p.below[scheme+"://"+parent] {

@@ -97,7 +97,7 @@ func (t defaultsTable) missing(route Route, model string, o jsonobj.Object) []js
 	}
 	var out []jsonobj.Field
 	for _, f := range fields {
-		if o.Has(f.Key) || o.Has(twin(f.Key)) {
+		if t := twin(f.Key); o.Has(f.Key) || t != "" && o.Has(t) {
 			continue
 		}
 		out = append(out, f)

@@ -1,5 +1,6 @@
 // Package proxy lets a page talk to OpenAI through your own server, so that it
-// never sees the API key. [New] returns an [http.Handler] for chat and images:
+// never sees the API key. [New] returns an [http.Handler] for chat and images,
+// over REST and GraphQL:
 //
 //	mux := http.NewServeMux()
 //	mux.Handle("/ai/", http.StripPrefix("/ai", proxy.New(
@@ -20,6 +21,8 @@
 //	POST /chat/completions         chat                                      OpenAI
 //	POST /v1/images/generations    images                                    OpenAI
 //	POST /v1/images/edits          image edits, a form or JSON               OpenAI
+//	POST, GET /graphql             see GraphQL below; GET for queries
+//	GET  /graphql/schema           its SDL
 //
 // The last column is the face. On the OpenAI face a request gets nothing added
 // but a missing model. The worker's face is that of the worker which this
@@ -35,8 +38,8 @@
 //	anything else                               nothing
 //
 // A key that is present wins, also as null or 0. [WithDefaults] replaces the
-// table. [Handler.Chat] and [Handler.Images] are the routes one by one, for paths
-// of your own.
+// table. [Handler.Chat], [Handler.Images] and [Handler.GraphQL] are the routes
+// one by one, for paths of your own.
 //
 // # Keys
 //
@@ -68,6 +71,26 @@
 // and then the connection is cut. A client that ignores the event sees a broken
 // transfer. A clean end is passed on as a clean end, with or without [DONE].
 //
+// # GraphQL
+//
+// The schema has the worker's operations (createSession, sendMessage,
+// getAIResponse, generateImage, chatHistory), and session, deleteSession and the
+// subscription aiResponse, which streams an answer over server-sent events (the
+// distinct connections mode of graphql-sse) or multipart, as the client accepts.
+// The fields that cost money make their calls as the REST routes do, under the
+// same hooks and limits; one operation may select one of them, unless
+// [GraphQLOptions] allows more.
+//
+// With a sessionId, getAIResponse and aiResponse remember both turns, and take
+// the stored ones for context where the request brings no messages; sendMessage
+// stores a turn without a call. Sessions live in a [SessionStore], by default a
+// [MemoryStore]. A session id is a secret of whoever was given it.
+//
+// Requests are held to GraphQL over HTTP: application/json only, queries alone by
+// GET, no batching. Documents pass bounds on size, depth and number before they
+// cost anything. A client that names no media type in Accept gets the status of
+// the upstream; errors carry extensions.code.
+//
 // # Hooks
 //
 // [Hooks] sees every call: Admit may refuse it, Rewrite may change its body, Done
@@ -80,7 +103,8 @@
 //
 // # Errors
 //
-// Every error body that the package makes has one of these codes:
+// Every error body that the package makes has one of these codes (in GraphQL,
+// extensions.code says the same in GraphQL's manner):
 //
 //	missing_api_key                500  no key source had a key
 //	misconfigured                  500  New was given invalid options, which it logged

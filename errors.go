@@ -137,8 +137,10 @@ func (e *Error) message() string {
 	return "The request failed."
 }
 
+// code is the code of the answer: for an error of the upstream the upstream's,
+// or none.
 func (e *Error) code() ErrorCode {
-	if e.Code != "" {
+	if e.Code != "" || e.upstream != nil {
 		return e.Code
 	}
 	switch e.status() {
@@ -154,6 +156,17 @@ func (e *Error) code() ErrorCode {
 	}
 	return CodeInternalError
 }
+
+// logCode is the code for a log, which tells the upstream's from ours.
+func (e *Error) logCode() string {
+	if e.upstream != nil {
+		return upstreamErrorType + ":" + string(e.Code)
+	}
+	return string(e.code())
+}
+
+// isMethod reports our own 405.
+func (e *Error) isMethod() bool { return e.upstream == nil && e.code() == CodeMethodNotAllowed }
 
 func (e *Error) kind() string {
 	switch status := e.status(); {
@@ -192,6 +205,9 @@ func (e *Error) workerTitle() string {
 // retryable reports false for failures that the next try meets again: the
 // official SDKs repeat every 5xx and 408, 409 and 429 otherwise.
 func (e *Error) retryable() bool {
+	if e.upstream != nil {
+		return true // as the upstream says
+	}
 	switch e.code() {
 	case CodeMissingAPIKey, CodeMisconfigured, CodeUpstreamAuth, CodeStreamingUnsupported, CodeOriginNotAllowed:
 		return false
@@ -211,9 +227,7 @@ func (x *exchange) writeError(e *Error) {
 	}
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	x.started = true
-	x.renewWriteDeadline()
-	x.w.WriteHeader(e.status())
+	x.writeHeader(e.status())
 	if x.r.Method != http.MethodHead {
 		_, _ = x.w.Write(body) // the caller may be gone; there is nobody else to tell
 	}
@@ -223,7 +237,8 @@ func (x *exchange) writeError(e *Error) {
 func (e *Error) setHeaders(header http.Header) {
 	if e.upstream != nil {
 		e.upstream.copyHeader(header)
-	} else if !e.retryable() {
+	}
+	if !e.retryable() {
 		header.Set("X-Should-Retry", "false")
 	}
 	if e.RetryAfter > 0 {
@@ -257,7 +272,7 @@ func (e *Error) body(shape ErrorShape) []byte {
 }
 
 func (e *Error) workerBody() []byte {
-	if e.code() == CodeMethodNotAllowed {
+	if e.isMethod() {
 		return []byte(`{"error":"Method Not Allowed"}` + "\n")
 	}
 	out := struct {
@@ -287,7 +302,7 @@ func (e *Error) graphQLBody() []byte {
 		Error  string  `json:"error,omitempty"`
 		Errors []entry `json:"errors"`
 	}{Errors: []entry{{e.message(), fieldError{e}.Extensions()}}}
-	if e.code() == CodeMethodNotAllowed {
+	if e.isMethod() {
 		out.Error = "Method Not Allowed"
 	}
 	return encodeJSON(out)
@@ -304,11 +319,7 @@ func (e *Error) object() json.RawMessage {
 	if e.Param != "" {
 		out.Param = &e.Param
 	}
-	code := string(e.code())
-	if e.upstream != nil {
-		code = string(e.Code)
-	}
-	if code != "" {
+	if code := string(e.code()); code != "" {
 		out.Code = &code
 	}
 	return bytes.TrimSpace(encodeJSON(out))

@@ -353,16 +353,9 @@ func fieldFailed(err error) error {
 
 // badInput refuses a value that the schema admits.
 func badInput(param, message string) error {
-	return inputError{fieldError{badRequest(CodeInvalidRequest, param, "%s", message)}}
-}
-
-// inputError is a fieldError with GraphQL's code for bad variables.
-type inputError struct{ fieldError }
-
-func (e inputError) Extensions() map[string]any {
-	out := e.fieldError.Extensions()
-	out["code"] = gqldoc.CodeInput
-	return out
+	e := badRequest(CodeInvalidRequest, param, "%s", message)
+	e.graphQL = gqldoc.CodeInput
+	return fieldError{e}
 }
 
 // writeRefused tells a session that takes no more, which is an outcome, from a

@@ -146,33 +146,38 @@ func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, e
 	if err != nil {
 		return nil, err
 	}
-	return g.h.do(x.r, c, p)
+	return g.h.do(x, c, p)
 }
 
-// ask makes a call and returns its whole answer.
-func (g *graphQL) ask(x *exchange, route Route, body map[string]any) ([]byte, error) {
+// ask makes a call and has its whole answer read.
+func (g *graphQL) ask(x *exchange, route Route, body map[string]any, read func(c *call, answer []byte) error) error {
 	rep, err := g.open(x, route, body)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rep.close()
 	c := rep.call
-	if rep.stream {
-		err = errBadResponse(errors.New("the upstream sent a stream that was not asked for"))
+	if err := rep.read(read); err != nil {
 		c.failed(err)
-		return nil, err
+		return err
+	}
+	c.out.Status, c.out.Ending = rep.status, EndingComplete
+	return nil
+}
+
+func (rep *reply) read(read func(c *call, answer []byte) error) error {
+	if rep.stream {
+		return errBadResponse(errors.New("the upstream sent a stream that was not asked for"))
 	}
 	raw, err := rep.whole()
 	if err != nil {
-		c.failed(err)
-		return nil, err
+		return err
 	}
-	c.out.Status, c.out.Ending = rep.status, EndingComplete
-	if c.h.cfg.hooks.Done != nil {
-		c.out.Usage = bodyUsage(raw)
+	if rep.call.h.cfg.hooks.Done != nil {
+		rep.call.out.Usage = bodyUsage(raw)
 	}
-	c.wrote(len(raw))
-	return raw, nil
+	rep.call.wrote(len(raw))
+	return read(rep.call, raw)
 }
 
 // chatReply is what is read of a chat completion, or of a chunk of one.
@@ -227,21 +232,23 @@ func (g *graphQL) getAIResponse(ctx context.Context, p gqldoc.Params) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	raw, err := g.ask(exchangeOf(ctx), RouteChat, req.body)
+	var reply chatReply
+	err = g.ask(exchangeOf(ctx), RouteChat, req.body, func(c *call, answer []byte) error {
+		if err := json.Unmarshal(answer, &reply); err != nil || len(reply.Choices) == 0 {
+			return answerFault(reply, err, c.key)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fieldFailed(err)
-	}
-	var reply chatReply
-	if err := json.Unmarshal(raw, &reply); err != nil || len(reply.Choices) == 0 {
-		return nil, fieldFailed(answerFault(reply, err))
 	}
 	return g.finish(ctx, req, reply)
 }
 
 // answerFault is for an answer of status 200 that holds no answer.
-func answerFault(reply chatReply, cause error) *Error {
+func answerFault(reply chatReply, cause error, key string) *Error {
 	if len(reply.Error) > 0 && !isNull(reply.Error) {
-		said := parseErrorBody(redactJSON(encodeJSON(map[string]any{"error": reply.Error}), ""))
+		said := parseErrorBody(redactJSON(encodeJSON(map[string]any{"error": reply.Error}), key))
 		e := errBadResponse(errors.New("the upstream sent an error with status 200"))
 		e.Message = said.message
 		return e

@@ -106,10 +106,6 @@ type graphQLRequest struct {
 // foundation and its official audits want it.
 func (x *exchange) graphQL() error {
 	g := x.h.graphql
-	if g == nil {
-		x.shape = ErrorShapeOpenAI
-		return errNotFound()
-	}
 	x.w.Header().Add("Vary", "Accept")
 	accept := negotiate(x.r.Header["Accept"])
 	x.media = accept.single
@@ -140,14 +136,10 @@ func (x *exchange) graphQL() error {
 
 // graphQLSchema serves the SDL.
 func (x *exchange) graphQLSchema() error {
-	if g := x.h.graphql; g == nil || g.options.NoIntrospection {
-		x.shape = ErrorShapeOpenAI
-		return errNotFound()
-	}
 	header := x.w.Header()
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("Content-Length", strconv.Itoa(len(schemaSDL)))
-	x.started = true
+	x.writeHeader(http.StatusOK)
 	if x.r.Method != http.MethodHead {
 		_, _ = io.WriteString(x.w, schemaSDL) // whoever asked may be gone
 	}
@@ -192,12 +184,8 @@ func (x *exchange) graphQLRequest() (graphQLRequest, error) {
 				raw[key] = []byte(v)
 			}
 		}
-		if _, ok := raw["query"]; !ok {
-			e := x.wrongMethod("POST, OPTIONS")
-			e.Status, e.Code = http.StatusBadRequest, CodeInvalidRequest
-			e.Message = "The parameter query is required."
-			x.w.Header().Del("Allow")
-			return graphQLRequest{}, e
+		if len(raw) == 0 { // not a GraphQL request at all
+			return graphQLRequest{}, x.wrongMethod(allowGraphQL)
 		}
 		return readParameters(raw)
 	}
@@ -241,6 +229,12 @@ func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 	wrong := func(key, kind string) (graphQLRequest, error) {
 		return graphQLRequest{}, badRequest(CodeInvalidRequest, key, "The parameter %s must be %s.", key, kind)
 	}
+	if raw["query"] == nil && bytes.Contains(raw["extensions"], []byte(`"persistedQuery"`)) {
+		// Clients that tried a hash send the whole document then.
+		e := badRequest(CodeInvalidRequest, "query", "PersistedQueryNotSupported")
+		e.graphQL = "PERSISTED_QUERY_NOT_SUPPORTED"
+		return graphQLRequest{}, e
+	}
 	if json.Unmarshal(raw["query"], &req.query) != nil || isNull(raw["query"]) {
 		return wrong("query", "a string")
 	}
@@ -250,7 +244,7 @@ func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 	if v := raw["variables"]; v != nil {
 		dec := json.NewDecoder(bytes.NewReader(v))
 		dec.UseNumber()
-		if dec.Decode(&req.variables) != nil || dec.More() {
+		if !json.Valid(v) || dec.Decode(&req.variables) != nil {
 			return wrong("variables", "an object")
 		}
 	}
@@ -287,8 +281,7 @@ func (x *exchange) answerGraphQL(accept accepted, result *gqldoc.Result) error {
 	header.Set("Content-Type", accept.single.contentType())
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	x.started = true
-	x.w.WriteHeader(status)
+	x.writeHeader(status)
 	if x.r.Method != http.MethodHead {
 		_ = x.writeBody(nil, body) // whoever asked may be gone
 	}

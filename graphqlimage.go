@@ -30,38 +30,41 @@ func (g *graphQL) generateImage(ctx context.Context, p gqldoc.Params) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	raw, err := g.ask(exchangeOf(ctx), RouteImages, body)
+	var reply imageReply
+	var sent map[string]any
+	err = g.ask(exchangeOf(ctx), RouteImages, body, func(c *call, answer []byte) error {
+		if err := json.Unmarshal(answer, &reply); err != nil {
+			return errBadResponse(err)
+		}
+		if len(reply.Data) == 0 {
+			var failed chatReply // an error object with status 200 looks alike everywhere
+			err := json.Unmarshal(answer, &failed)
+			return answerFault(failed, err, c.key)
+		}
+		return json.Unmarshal(c.sent, &sent)
+	})
 	if err != nil {
 		return nil, fieldFailed(err)
 	}
-	var reply imageReply
-	if err := json.Unmarshal(raw, &reply); err != nil {
-		return nil, fieldFailed(errBadResponse(err))
-	}
-	if len(reply.Data) == 0 {
-		var failed chatReply // an error object with status 200 looks alike everywhere
-		err := json.Unmarshal(raw, &failed)
-		return nil, fieldFailed(answerFault(failed, err))
-	}
-	return g.imageFields(input, reply), nil
+	return g.imageFields(sent, reply), nil
 }
 
 // imageFields shows an answer as an ImageResult: what the upstream says it did,
 // or else what it was asked to do.
-func (g *graphQL) imageFields(input map[string]any, reply imageReply) map[string]any {
+func (g *graphQL) imageFields(sent map[string]any, reply imageReply) map[string]any {
 	asked := func(key, said string) any {
 		if said != "" {
 			return said
 		}
-		return input[key]
-	}
-	model := input["model"]
-	if model == nil {
-		model = g.h.defaultModel(RouteImages)
+		text, ok := sent[key].(string)
+		if !ok {
+			return nil
+		}
+		return text
 	}
 	fields := map[string]any{
-		"id": "img_" + g.digits(), "prompt": input["prompt"], "model": model,
-		"size": asked("size", reply.Size), "quality": asked("quality", reply.Quality), "style": input["style"],
+		"id": "img_" + g.digits(), "prompt": asked("prompt", ""), "model": asked("model", ""),
+		"size": asked("size", reply.Size), "quality": asked("quality", reply.Quality), "style": asked("style", ""),
 		"background":    asked("background", reply.Background),
 		"output_format": asked("output_format", reply.OutputFormat),
 		"timestamp":     timestamp(time.Now()), "success": true,

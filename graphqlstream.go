@@ -35,11 +35,11 @@ func (x *exchange) startEvents(m media) (*events, error) {
 	header.Set("Content-Type", m.contentType())
 	header.Set("Cache-Control", "no-cache, no-transform")
 	header.Set("X-Accel-Buffering", "no")
-	x.started = true
 	out := &events{
 		streamWriter: x.streamWriter(":\n\n"),
 		multipart:    m == mediaMultipart,
 	}
+	out.framed = true
 	first := ":\n\n"
 	if out.multipart {
 		// The boundary that ends a part goes out with the part: clients wait
@@ -47,7 +47,7 @@ func (x *exchange) startEvents(m media) (*events, error) {
 		first = "\r\n--graphql"
 		out.comment = "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql"
 	}
-	x.w.WriteHeader(http.StatusOK)
+	x.writeHeader(http.StatusOK)
 	_, _ = out.write([]byte(first)) // a client that is gone is noticed with its first result
 	return out, nil
 }
@@ -95,7 +95,7 @@ func (x *exchange) subscribe(ctx context.Context, run execution, m media) error 
 	// A client that is gone is seen by its context; a failed ping needs nothing.
 	out.startPings(eventPing, func(error) {})
 	g := x.h.graphql
-	chat, err := g.openChat(ctx, x, root.Args)
+	chat, err := g.openChatSafely(ctx, x, root.Args)
 	if err != nil {
 		x.lastEvent(ctx, out, run, err)
 		return nil
@@ -140,6 +140,18 @@ type chatStream struct {
 // maxChunk bounds one event of a chat stream.
 const maxChunk = 4 << 20
 
+// openChatSafely turns the panic of a hook into an error: the stream has begun,
+// and can tell.
+func (g *graphQL) openChatSafely(ctx context.Context, x *exchange, args map[string]any) (_ *chatStream, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			x.logPanic(v)
+			err = &Error{Status: http.StatusInternalServerError, Code: CodeInternalError}
+		}
+	}()
+	return g.openChat(ctx, x, args)
+}
+
 func (g *graphQL) openChat(ctx context.Context, x *exchange, args map[string]any) (*chatStream, error) {
 	req, err := g.chatRequest(ctx, args)
 	if err != nil {
@@ -172,6 +184,7 @@ func (s *chatStream) close() {
 func (s *chatStream) each(ctx context.Context, emit func(map[string]any) error) error {
 	c := s.rep.call
 	err := s.deltas(emit)
+	c.out.Usage, _ = readUsage(s.sum.Usage)
 	switch {
 	case errors.Is(err, errClientWrite):
 		c.streamEnded(ErrClientGone, EndingClientGone)
@@ -185,7 +198,6 @@ func (s *chatStream) each(ctx context.Context, emit func(map[string]any) error) 
 		return err
 	}
 	c.out.Ending = EndingComplete
-	c.out.Usage, _ = readUsage(s.sum.Usage)
 	for i, sum := range s.choices {
 		s.sum.Choices = append(s.sum.Choices, sum.choice(i))
 	}
@@ -230,7 +242,7 @@ func (s *chatStream) deltas(emit func(map[string]any) error) error {
 			return errBadResponse(err)
 		}
 		if len(chunk.Error) > 0 && !isNull(chunk.Error) {
-			return answerFault(chunk, nil)
+			return answerFault(chunk, nil, c.key)
 		}
 		c.wrote(len(data))
 		for _, delta := range s.add(chunk) {
@@ -287,7 +299,7 @@ const maxChoices = 127
 // choiceSum is one choice put together from its deltas.
 type choiceSum struct {
 	content, refusal, reasoning textSum
-	calls                       []callSum
+	calls                       []*callSum // builders must not be copied
 	finish                      string
 }
 
@@ -332,7 +344,7 @@ func (s *choiceSum) add(d replyMessage) {
 			continue
 		}
 		for len(s.calls) <= at {
-			s.calls = append(s.calls, callSum{})
+			s.calls = append(s.calls, &callSum{})
 		}
 		s.calls[at].add(call)
 	}
@@ -360,12 +372,12 @@ func (s *choiceSum) choice(index int) replyChoice {
 	c := replyChoice{Index: index, FinishReason: s.finish, Message: replyMessage{
 		Content: s.content.text(), Refusal: s.refusal.text(), Reasoning: s.reasoning.text(),
 	}}
-	for i := range s.calls {
-		call := toolCall{ID: s.calls[i].id, Type: s.calls[i].kind}
-		if s.calls[i].custom {
-			call.Custom = &toolCustom{s.calls[i].name, s.calls[i].input.String()}
+	for _, sum := range s.calls {
+		call := toolCall{ID: sum.id, Type: sum.kind}
+		if sum.custom {
+			call.Custom = &toolCustom{sum.name, sum.input.String()}
 		} else {
-			call.Function = &toolFunction{s.calls[i].name, s.calls[i].input.String()}
+			call.Function = &toolFunction{sum.name, sum.input.String()}
 		}
 		c.Message.ToolCalls = append(c.Message.ToolCalls, call)
 	}

@@ -124,7 +124,7 @@ func (hk *Hooks) admit(ctx context.Context, c Call) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return &Error{Status: http.StatusForbidden, Code: CodeForbidden, Message: "The request was refused.", Err: err}
+	return &Error{Status: http.StatusForbidden, Code: CodeForbidden, Message: "This request is not allowed.", Err: err}
 }
 
 // any reports whether there is a hook at all.

@@ -79,6 +79,9 @@ func (x *exchange) editForm(contentType string) error {
 // twice is refused as it is in JSON, and so is a form that cannot be read.
 func readForm(body []byte, boundary string) (map[string]string, error) {
 	values := map[string]string{}
+	if !bytes.HasSuffix(bytes.TrimRight(body, " \t\r\n"), []byte("\n--"+boundary+"--")) {
+		return nil, badForm(errors.New("the form has no end"))
+	}
 	parts := multipart.NewReader(bytes.NewReader(body), boundary)
 	for {
 		part, err := parts.NextRawPart()
@@ -88,7 +91,10 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 		if err != nil {
 			return nil, badForm(err)
 		}
-		name := part.FormName()
+		name, err := fieldName(part)
+		if err != nil {
+			return nil, err
+		}
 		if !slices.Contains(guardedKeys, name) {
 			continue
 		}
@@ -101,6 +107,20 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 		}
 		values[name] = string(value)
 	}
+}
+
+// fieldName returns the name of a part, which must be one beyond doubt: readers
+// of forms differ over parts that have two.
+func fieldName(part *multipart.Part) (string, error) {
+	dispositions := part.Header["Content-Disposition"]
+	if len(dispositions) != 1 {
+		return "", badForm(errors.New("a part has not one Content-Disposition"))
+	}
+	kind, params, err := mime.ParseMediaType(dispositions[0])
+	if err != nil || kind != "form-data" || params["name"] == "" {
+		return "", badForm(errors.New("a part has no name"))
+	}
+	return params["name"], nil
 }
 
 // maxFormValue is as much as is read of a guarded key in a form.

@@ -72,11 +72,11 @@ func EnvKey(name string) KeySource {
 // meant for development and for callers that bring their own key.
 func HeaderKey(name string) KeySource {
 	return KeyFunc(func(r *http.Request) (string, error) {
-		key := strings.TrimSpace(r.Header.Get(name))
+		key := strings.Trim(r.Header.Get(name), " \t")
 		if strings.EqualFold(name, "Authorization") {
 			key = bearer(key)
 		}
-		if key != "" && !validKey(key) {
+		if key != "" && (len(key) > maxHeaderKey || !validKey(key)) {
 			return "", badRequest(CodeInvalidRequest, "", "The API key in header %s must be 1 to 512 visible ASCII characters.",
 				http.CanonicalHeaderKey(name))
 		}
@@ -111,7 +111,11 @@ func checkKeySource(source KeySource) error {
 		return errors.New("the key source is nil")
 	case secret:
 		if s.text == nil || !validKey(*s.text) {
-			return errors.New("the key must be 1 to 512 visible ASCII characters")
+			return errors.New("the key must be 1 to 8,192 visible ASCII characters")
+		}
+	case KeyFunc:
+		if s == nil {
+			return errors.New("the key function is nil")
 		}
 	case firstKey:
 		for _, inner := range s {
@@ -130,12 +134,19 @@ func bearer(value string) string {
 	if !ok || !strings.EqualFold(scheme, "Bearer") {
 		return ""
 	}
-	return strings.TrimSpace(token)
+	return strings.Trim(token, " \t")
 }
+
+// The longest keys: of a client's header, and of any source. Tokens of identity
+// providers take a few thousand characters.
+const (
+	maxHeaderKey = 512
+	maxKey       = 8 << 10
+)
 
 // validKey reports whether key can stand in a header without being changed.
 func validKey(key string) bool {
-	if key == "" || len(key) > 512 {
+	if key == "" || len(key) > maxKey {
 		return false
 	}
 	for i := range len(key) {
@@ -147,7 +158,7 @@ func validKey(key string) bool {
 }
 
 // errInvalidKey is the cause when a source returns something that is no key.
-var errInvalidKey = errors.New("the key source returned a value that is not 1 to 512 visible ASCII characters")
+var errInvalidKey = errors.New("the key source returned a value that is not 1 to 8,192 visible ASCII characters")
 
 // ownKey reports whether the client itself sent key, in any header: then what
 // the upstream says about the key is the client's business.
@@ -155,7 +166,7 @@ func ownKey(r *http.Request, key string) bool {
 	found := 0
 	for _, values := range r.Header {
 		for _, v := range values {
-			v = strings.TrimSpace(v)
+			v = strings.Trim(v, " \t")
 			found |= subtle.ConstantTimeCompare([]byte(v), []byte(key))
 			found |= subtle.ConstantTimeCompare([]byte(bearer(v)), []byte(key))
 		}

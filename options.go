@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +96,7 @@ func newConfig(opts []Option) *config {
 
 // WithOptions makes one option of several; nil ones are ignored.
 func WithOptions(opts ...Option) Option {
+	opts = slices.Clone(opts)
 	return optionFunc(func(c *config) {
 		for _, o := range opts {
 			if o != nil {
@@ -140,7 +141,8 @@ func WithAuthHeader(name string) Option {
 // handler's own origin, and callers without Origin, are always served. Passing
 // it again replaces the list. Default: none.
 func WithAllowedOrigins(origins ...string) Option {
-	return optionFunc(func(c *config) { c.origins = slices.Clone(origins) })
+	origins = slices.Clone(origins)
+	return optionFunc(func(c *config) { c.origins = origins })
 }
 
 // WithCredentials lets pages of the allowed origins send cookies and read the
@@ -155,7 +157,8 @@ func WithCredentials(allow bool) Option {
 // "localhost:8787" for that one; IPv6 addresses stand in brackets. Passing it
 // again replaces the list. Default: any host.
 func WithAllowedHosts(hosts ...string) Option {
-	return optionFunc(func(c *config) { c.hosts = slices.Clone(hosts) })
+	hosts = slices.Clone(hosts)
+	return optionFunc(func(c *config) { c.hosts = hosts })
 }
 
 // WithTransport sets the transport to the upstream. Cancellation, time limits
@@ -263,7 +266,7 @@ func (c *config) check() error {
 	var errs []error
 	report := func(option string, err error) {
 		if err != nil {
-			errs = append(errs, &OptionError{option, err})
+			errs = append(errs, &OptionError{option, harmless(err, "")})
 		}
 	}
 	report("WithKeySource", checkKeySource(c.keys))
@@ -288,34 +291,47 @@ func (c *config) check() error {
 	if c.shape < ErrorShapeByRoute || c.shape > ErrorShapeWorker {
 		report("WithErrorShape", fmt.Errorf("unknown shape %d", c.shape))
 	}
-	report("WithDefaults", c.renderDefaults())
+	for _, err := range c.renderDefaults() {
+		report("WithDefaults", err)
+	}
 	return errors.Join(errs...)
 }
 
 // renderDefaults turns the host's defaults into JSON, in the order of the keys.
-func (c *config) renderDefaults() error {
+func (c *config) renderDefaults() (errs []error) {
 	c.owned = map[Route][]jsonobj.Field{}
-	for route, values := range c.defaults {
+	for _, route := range slices.Sorted(maps.Keys(c.defaults)) {
 		if route != RouteChat && route != RouteImages {
-			return fmt.Errorf("there are no defaults for route %q", route)
+			errs = append(errs, fmt.Errorf("there are no defaults for route %q", route))
+			continue
 		}
 		fields := []jsonobj.Field{}
-		for _, key := range slices.Sorted(maps.Keys(values)) {
-			if slices.Contains([]string{"model", "messages", "prompt", "action", "stream", "stream_options"}, key) {
-				return fmt.Errorf("%q cannot have a default", key)
-			}
-			value, err := json.Marshal(values[key])
+		for _, key := range slices.Sorted(maps.Keys(c.defaults[route])) {
+			value, err := renderDefault(key, c.defaults[route][key])
 			if err != nil {
-				return fmt.Errorf("the value of %q is no JSON: %w", key, err)
-			}
-			if quoted, _ := json.Marshal(key); string(quoted) != `"`+key+`"` {
-				return fmt.Errorf("invalid key %q", key)
+				errs = append(errs, err)
+				continue
 			}
 			fields = append(fields, jsonobj.Field{Key: key, Value: value})
 		}
 		c.owned[route] = fields
 	}
-	return nil
+	return errs
+}
+
+func renderDefault(key string, value any) ([]byte, error) {
+	switch key {
+	case "model", "messages", "prompt", "action", "stream", "stream_options":
+		return nil, fmt.Errorf("%q cannot have a default", key)
+	}
+	if key == "" || string(jsonobj.Quote(key)) != `"`+key+`"` {
+		return nil, fmt.Errorf("invalid key %q", key)
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("the value of %q is no JSON: %w", key, err)
+	}
+	return raw, nil
 }
 
 // parseUpstream checks the root of the API.
@@ -338,14 +354,24 @@ func parseUpstream(root string) (*url.URL, error) {
 
 // checkHost checks an entry of WithAllowedHosts.
 func checkHost(host string) error {
-	name := host
-	if h, port, err := net.SplitHostPort(host); err == nil && port != "" {
-		name = h
-	} else if inner, ok := strings.CutPrefix(host, "["); ok {
-		name = strings.TrimSuffix(inner, "]")
-	}
-	if name == "" || strings.ContainsAny(name, "/\\@?#*[] ") || strings.Contains(name, ":") && net.ParseIP(name) == nil {
-		return fmt.Errorf("invalid host %q: a name or address, with or without port, is required", host)
+	u, err := url.Parse("http://" + host)
+	if err != nil || u.Host != host || !isHostname(u.Hostname()) || !isPort(u) {
+		return fmt.Errorf("invalid host %q: a name or address is required, with or without a port; IPv6 in brackets", host)
 	}
 	return nil
+}
+
+// isPort reports whether u has no port or a proper one, and no colon of an IPv6
+// address that lacks its brackets.
+func isPort(u *url.URL) bool {
+	name := u.Hostname()
+	if strings.Contains(name, ":") {
+		name = "[" + name + "]"
+	}
+	rest := strings.TrimPrefix(u.Host, name)
+	if rest == "" {
+		return true
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(rest, ":"))
+	return err == nil && rest[0] == ':' && n >= 1 && n <= 65535
 }

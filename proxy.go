@@ -93,7 +93,7 @@ func (h *Handler) Format(f fmt.State, _ rune) { fmt.Fprint(f, "*proxy.Handler") 
 
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, route(r.URL.Path))
+	h.serve(w, r, h.route(r.URL.Path))
 }
 
 // Chat returns the chat route alone, to be mounted on any path of the host's
@@ -104,7 +104,7 @@ func (h *Handler) Chat() http.Handler { return h.only(endpoint{serve: (*exchange
 // GraphQL returns the GraphQL route alone, to be mounted on any path of the
 // host's own. It answers as /graphql does, which takes GET and POST.
 func (h *Handler) GraphQL() http.Handler {
-	return h.only(endpoint{serve: (*exchange).graphQL, shape: errorShapeGraphQL, allow: allowGraphQL})
+	return h.only(h.graphQLEndpoint())
 }
 
 // Images returns the image routes alone, to be mounted on any path of the
@@ -133,7 +133,7 @@ const (
 // route is the table of paths. They are matched whole: a prefix would open
 // more of the upstream than is meant (GET /chat/completions lists every stored
 // chat). An empty path is what StripPrefix leaves of the mount point itself.
-func route(path string) endpoint {
+func (h *Handler) route(path string) endpoint {
 	switch path {
 	case "", "/":
 		return endpoint{serve: (*exchange).chatOrImages, shape: ErrorShapeWorker}
@@ -146,11 +146,20 @@ func route(path string) endpoint {
 	case "/v1/images/edits":
 		return endpoint{serve: (*exchange).edits}
 	case "/graphql":
-		return endpoint{serve: (*exchange).graphQL, shape: errorShapeGraphQL, allow: allowGraphQL}
+		return h.graphQLEndpoint()
 	case "/graphql/schema":
-		return endpoint{serve: (*exchange).graphQLSchema, shape: errorShapeGraphQL, allow: allowGet}
+		if h.graphql != nil && !h.graphql.options.NoIntrospection {
+			return endpoint{serve: (*exchange).graphQLSchema, shape: errorShapeGraphQL, allow: allowGet}
+		}
 	}
 	return endpoint{}
+}
+
+func (h *Handler) graphQLEndpoint() endpoint {
+	if h.graphql == nil {
+		return endpoint{}
+	}
+	return endpoint{serve: (*exchange).graphQL, shape: errorShapeGraphQL, allow: allowGraphQL}
 }
 
 // exchange is one HTTP request on its way through the handler. Its methods
@@ -162,8 +171,9 @@ type exchange struct {
 	r       *http.Request
 	id      string
 	shape   ErrorShape
-	media   media // of a GraphQL answer
-	started bool  // the answer's header is on its way
+	key     string // of its call, to be kept out of logs
+	media   media  // of a GraphQL answer
+	started bool   // the answer's header is on its way
 }
 
 // serve is the frame around every route.
@@ -201,10 +211,10 @@ func (x *exchange) run(ep endpoint) error {
 	case v.refused:
 		return errOrigin()
 	case ep.serve == nil:
-		return errNotFound()
+		return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
 	case r.Method == http.MethodOptions:
 		header.Set("Allow", ep.methods())
-		x.w.WriteHeader(http.StatusNoContent)
+		x.writeHeader(http.StatusNoContent)
 		return nil
 	case !ep.takes(r.Method) || wantsUpgrade(r):
 		return x.wrongMethod(ep.methods())
@@ -238,15 +248,15 @@ func (x *exchange) wrongMethod(allow string) *Error {
 	return &Error{Status: http.StatusMethodNotAllowed, Code: CodeMethodNotAllowed, Message: "Method Not Allowed"}
 }
 
-func errNotFound() *Error {
-	return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
-}
-
 // wantsUpgrade reports a request to change the protocol. An offer of cleartext
 // HTTP/2, which curl makes, may be ignored (RFC 9110, section 7.8).
 func wantsUpgrade(r *http.Request) bool {
-	upgrade := r.Header.Get("Upgrade")
-	return upgrade != "" && !strings.EqualFold(upgrade, "h2c")
+	for _, v := range r.Header["Upgrade"] {
+		if !strings.EqualFold(v, "h2c") {
+			return true
+		}
+	}
+	return false
 }
 
 // requestID returns the client's X-Request-Id, if it is a token of at most 128
@@ -256,6 +266,13 @@ func requestID(r *http.Request) string {
 		return id
 	}
 	return "req_" + rand.Text()
+}
+
+// writeHeader begins the answer. Until then a method may return an error.
+func (x *exchange) writeHeader(status int) {
+	x.started = true
+	x.renewWriteDeadline()
+	x.w.WriteHeader(status)
 }
 
 // fail answers with an error, and logs it.
@@ -277,9 +294,9 @@ func (x *exchange) logFailure(e *Error, more ...slog.Attr) {
 	}
 	attrs := append(more,
 		slog.String("request_id", x.id), slog.String("method", x.r.Method), slog.String("path", x.r.URL.Path),
-		slog.Int("status", e.status()), slog.String("code", string(e.code())))
+		slog.Int("status", e.status()), slog.String("code", e.logCode()))
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("error", redact(e.Err.Error(), "")))
+		attrs = append(attrs, slog.String("error", redact(e.Err.Error(), x.key)))
 	}
 	x.h.cfg.log(x.r.Context(), level, "proxy request failed", attrs...)
 }
@@ -297,17 +314,22 @@ func (x *exchange) recover() {
 	if v == nil {
 		return
 	}
-	if v == http.ErrAbortHandler { //nolint:errorlint // a sentinel that is never wrapped
-		panic(v) //nolint:forbidigo // on its way through
-	}
-	if x.h.cfg != nil {
-		x.h.cfg.log(x.r.Context(), slog.LevelError, "proxy recovered a panic",
-			slog.String("request_id", x.id), slog.String("panic", redactAny(v, "")),
-			slog.String("stack", string(debug.Stack())))
-	}
+	x.logPanic(v)
 	if x.started {
 		x.cut()
 		return
 	}
 	x.writeError(&Error{Status: http.StatusInternalServerError, Code: CodeInternalError})
+}
+
+// logPanic records a panic, unless it is the one of net/http.
+func (x *exchange) logPanic(v any) {
+	if v == http.ErrAbortHandler { //nolint:errorlint // a sentinel that is never wrapped
+		panic(v) //nolint:forbidigo // on its way through
+	}
+	if x.h.cfg != nil {
+		x.h.cfg.log(x.r.Context(), slog.LevelError, "proxy recovered a panic",
+			slog.String("request_id", x.id), slog.String("panic", redactAny(v, x.key)),
+			slog.String("stack", string(debug.Stack())))
+	}
 }

@@ -39,7 +39,7 @@ func (rep *reply) refusal(readable bool) *Error {
 	}
 	e := newUpstreamError(rep.status, rep.header, body, c.info.Route, c.key)
 	denied := rep.status == http.StatusUnauthorized || rep.status == http.StatusForbidden
-	if denied && c.h.upstream.authHeader != "" && !ownKey(c.r, c.key) {
+	if denied && c.h.upstream.authHeader != "" && !ownKey(c.x.r, c.key) {
 		return &Error{
 			Status: http.StatusBadGateway, Code: CodeUpstreamAuth,
 			Message: "The upstream does not accept this server's credentials.",
@@ -114,9 +114,8 @@ func (x *exchange) relay(rep *reply) error {
 	copyHeader(header, rep.header, c.key)
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	x.started = true
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
-	x.w.WriteHeader(rep.status)
+	x.writeHeader(rep.status)
 	if err := x.writeBody(c, body); err != nil {
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
 	}

@@ -24,10 +24,9 @@ func (x *exchange) stream(rep *reply) {
 	copyHeader(header, rep.header, c.key)
 	header.Set("Cache-Control", "no-cache, no-transform")
 	header.Set("X-Accel-Buffering", "no")
-	x.started = true
 	c.out.Status = rep.status
 	out := x.streamWriter(":\n")
-	x.w.WriteHeader(rep.status)
+	x.writeHeader(rep.status)
 	defer out.close()
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
 	defer limit.Stop()
@@ -40,8 +39,9 @@ func (x *exchange) stream(rep *reply) {
 	}
 	err := c.copyEvents(out, rep.body)
 	switch {
-	case err == nil:
+	case err == nil && c.out.Ending == "":
 		c.out.Ending = EndingComplete
+	case err == nil: // incomplete, as the side scan has found
 	case errors.Is(err, errClientWrite):
 		c.streamEnded(ErrClientGone, EndingClientGone)
 	default:
@@ -92,7 +92,7 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 			scan.feed(buf[:n])
 		}
 		if err == io.EOF {
-			if scan != nil && !scan.complete {
+			if scan != nil && !scan.end() {
 				c.out.Ending = EndingIncomplete
 			}
 			return nil
@@ -140,6 +140,7 @@ type streamWriter struct {
 	// line is the one form that no official client stumbles over: the usual
 	// ": ping" with a blank line behind it ends openai-go's streams.
 	comment string
+	framed  bool // every write is whole: a comment may follow any of them
 }
 
 func (x *exchange) streamWriter(comment string) *streamWriter {
@@ -222,7 +223,7 @@ func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
 	if s.closed {
 		return
 	}
-	if s.tail.AtBoundary() {
+	if s.framed || s.tail.AtBoundary() {
 		if _, err := s.send([]byte(s.comment)); err != nil {
 			cancel(errClientWrite)
 			return

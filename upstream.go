@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ func newUpstream(cfg *config) (*upstream, error) {
 	root, err := parseUpstream(cfg.upstream)
 	if err != nil {
 		return nil, err
+	}
+	if root.Path == "" {
+		root.Path = "/" // or JoinPath makes a relative path of it
 	}
 	up := &upstream{
 		urls: map[Route]*url.URL{
@@ -83,12 +87,14 @@ func newTransport(envProxy bool) *http.Transport {
 type payload struct {
 	body        []byte
 	contentType string // of a form, as the client wrote it; "": JSON
+
+	cannotStream bool // whoever waits for the answer cannot pass a stream on
 }
 
 // request builds the upstream request from nothing: what is not named here does
 // not go on, whatever the client sent.
 func (c *call) request(p payload) *http.Request {
-	up, in := c.h.upstream, c.r.Header
+	up, in := c.h.upstream, c.x.r.Header
 	header := make(http.Header, 8)
 	for name, values := range in {
 		if passesUp(name) {
@@ -163,7 +169,7 @@ var errTooMuch = errors.New("the upstream's answer is too large")
 // decoded returns the body of an answer without the coding that the upstream
 // put on it unasked; ok is false for a coding that is not known.
 func decoded(res *http.Response, body io.Reader, limit int64) (_ io.Reader, ok bool) {
-	switch strings.ToLower(strings.TrimSpace(res.Header.Get("Content-Encoding"))) {
+	switch strings.ToLower(strings.TrimSpace(strings.Join(res.Header["Content-Encoding"], ","))) {
 	case "", "identity":
 		return body, true
 	case "gzip", "x-gzip":
@@ -225,7 +231,7 @@ func newUpstreamError(status int, header http.Header, body []byte, route Route, 
 	e := &Error{Status: status, upstream: f, title: upstreamName(route) + " Error"}
 	body = bytes.TrimSpace(body)
 	if !json.Valid(body) {
-		e.Message = quote(redact(string(body), key))
+		e.Message = quote(redact(unescaped(string(body), key), key))
 		return e
 	}
 	said := parseErrorBody(redactJSON(body, key))
@@ -233,6 +239,24 @@ func newUpstreamError(status int, header http.Header, body []byte, route Route, 
 	e.Type, e.Code, e.Param = said.typ, ErrorCode(said.code), said.param
 	return e
 }
+
+// unescaped returns text as it is, unless JSON escapes in it hide a secret: then
+// without them. A text that is no JSON may be half of one.
+func unescaped(text, key string) string {
+	plain := unicodeEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		n, err := strconv.ParseUint(escape[2:], 16, 16)
+		if err != nil {
+			return escape
+		}
+		return string(rune(n))
+	})
+	if redact(plain, key) != plain {
+		return plain
+	}
+	return text
+}
+
+var unicodeEscape = regexp.MustCompile(`\\u[0-9A-Fa-f]{4}`)
 
 // quote returns the start of a text, valid as UTF-8.
 func quote(text string) string {

@@ -92,6 +92,13 @@ func (s *usageScan) feed(p []byte) {
 	}
 }
 
+// end looks at what no line end stands behind, and reports whether the stream
+// came to its end by itself.
+func (s *usageScan) end() (complete bool) {
+	s.line(s.torn)
+	return s.complete
+}
+
 // keep adds to the torn line, forgetting its start where it grows too long.
 func (s *usageScan) keep(p []byte) {
 	if len(p) > maxScannedLine {
@@ -104,24 +111,27 @@ func (s *usageScan) keep(p []byte) {
 }
 
 // The marks of a stream that came to its end by itself. Inside a JSON string
-// the quotes would be escaped, so a match is a key.
+// the quotes would be escaped, so a match with a colon behind it is a key.
 var (
+	markEvent     = []byte("event:")
 	markDone      = []byte("[DONE]")
-	markFinish    = []byte(`"finish_reason":`)
-	markUsage     = []byte(`"usage":`)
-	markCompleted = []byte(`.completed"`)
+	markFinish    = []byte(`"finish_reason"`)
+	markUsage     = []byte(`"usage"`)
+	markCompleted = []byte(".completed")
 	markNull      = []byte("null")
 )
 
 // line looks at one whole line, or at the end of one that was too long.
 func (s *usageScan) line(line []byte) {
+	if name, ok := bytes.CutPrefix(line, markEvent); ok {
+		s.complete = s.complete || bytes.HasSuffix(name, markCompleted) // of an image
+		return
+	}
 	data, ok := sse.Data(line)
 	if !ok && len(line) < maxScannedLine {
 		return
 	}
-	if !s.complete {
-		s.complete = bytes.Equal(data, markDone) || hasValue(line, markFinish) || bytes.Contains(line, markCompleted)
-	}
+	s.complete = s.complete || bytes.Equal(data, markDone) || hasValue(line, markFinish)
 	if !hasValue(line, markUsage) {
 		return
 	}
@@ -137,8 +147,9 @@ func hasValue(line, key []byte) bool {
 		if i < 0 {
 			return false
 		}
-		line = bytes.TrimLeft(line[i+len(key):], " ")
-		if !bytes.HasPrefix(line, markNull) {
+		line = bytes.TrimLeft(line[i+len(key):], " \t")
+		value, ok := bytes.CutPrefix(line, []byte(":"))
+		if ok && !bytes.HasPrefix(bytes.TrimLeft(value, " \t"), markNull) {
 			return true
 		}
 	}
@@ -152,7 +163,8 @@ func lineUsage(data, line []byte) (Usage, bool) {
 		return readUsage(raw)
 	}
 	i := bytes.LastIndex(line, markUsage)
-	dec := json.NewDecoder(bytes.NewReader(line[i+len(markUsage):]))
+	_, value, _ := bytes.Cut(line[i:], []byte(":"))
+	dec := json.NewDecoder(bytes.NewReader(value))
 	var raw json.RawMessage
 	if dec.Decode(&raw) != nil {
 		return Usage{}, false

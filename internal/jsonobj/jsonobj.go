@@ -153,12 +153,16 @@ func (o Object) String(key string) (s string, ok bool) {
 
 // Repeated returns the first of keys that occurs more than once, or "".
 func (o Object) Repeated(keys []string) string {
+	seen := make([]bool, len(keys))
 	for i := range o.members {
-		for j := range i {
-			if bytes.Equal(o.members[i].key, o.members[j].key) && slices.Contains(keys, string(o.members[i].key)) {
-				return string(o.members[i].key)
-			}
+		k := slices.Index(keys, string(o.members[i].key))
+		if k < 0 {
+			continue
 		}
+		if seen[k] {
+			return keys[k]
+		}
+		seen[k] = true
 	}
 	return ""
 }
