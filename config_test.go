@@ -27,7 +27,7 @@ import (
 // optionProblems takes apart what NewHandler returns.
 func optionProblems(t testing.TB, err error) (problems []*proxy.OptionError) {
 	t.Helper()
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is meant
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		t.Fatalf("%T %v is not joined", err, err)
 	}
@@ -290,8 +290,15 @@ func TestNewWithInvalidOptionsFailsClosed(t *testing.T) {
 	}
 	srv := proxytest.Serve(t, h)
 	for _, s := range []struct{ method, path, body string }{
-		{"POST", "/", askHello}, {"POST", "/generate-image", askImage}, {"POST", chatPath, askHelloStream}, {"POST", "/v1/images/edits", askImage},
-		{"GET", "/", ""}, {"OPTIONS", chatPath, ""}, {"POST", "/nothing", ""}, {"POST", chatPath, "{"}, {"DELETE", "/v1/x", ""},
+		{"POST", "/", askHello},
+		{"POST", "/generate-image", askImage},
+		{"POST", chatPath, askHelloStream},
+		{"POST", "/v1/images/edits", askImage},
+		{"GET", "/", ""},
+		{"OPTIONS", chatPath, ""},
+		{"POST", "/nothing", ""},
+		{"POST", chatPath, "{"},
+		{"DELETE", "/v1/x", ""},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), s.method, srv.URL+s.path, strings.NewReader(s.body))
 		if err != nil {

@@ -399,8 +399,14 @@ func TestKeysOfCallersAreIgnoredUnlessAskedFor(t *testing.T) {
 	} {
 		f := start(t, mode.options...)
 		for _, s := range []struct{ path, body string }{
-			{"/", askHello}, {"/", askImage}, {"/generate-image", askImage}, {"/images/generations", askImage},
-			{"/chat/completions", askHello}, {chatPath, askHelloStream}, {"/v1/images/generations", askImage}, {"/v1/images/edits", askImage},
+			{"/", askHello},
+			{"/", askImage},
+			{"/generate-image", askImage},
+			{"/images/generations", askImage},
+			{"/chat/completions", askHello},
+			{chatPath, askHelloStream},
+			{"/v1/images/generations", askImage},
+			{"/v1/images/edits", askImage},
 		} {
 			res, body := f.post(t, s.path, s.body, "X-OpenAI-Key", caller, "OpenAI-Organization", "org-caller", "OpenAI-Project", "proj_caller",
 				"Authorization", "Bearer dummy", "Cookie", "session=1")

@@ -115,13 +115,12 @@ func FuzzParseOrigins(f *testing.F) {
 		h, err := proxy.NewHandler(proxy.WithAllowedOrigins(origin, "https://app.example.com"), proxy.WithAllowedHosts(host),
 			proxy.WithUpstream(upstream), proxy.WithLogger(quietLogger()))
 		if err != nil {
-			joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the join itself is meant
+			joined, ok := err.(interface{ Unwrap() []error })
 			if !ok {
 				t.Fatalf("%v is not joined", err)
 			}
 			for _, one := range joined.Unwrap() {
-				var problem *proxy.OptionError
-				if !errors.As(one, &problem) {
+				if _, ok := errors.AsType[*proxy.OptionError](one); !ok {
 					t.Errorf("%v is no OptionError", one)
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ const plainCanary = "5f0c9d1e7a3b4862canary4e8f1a6c07b92e35d6"
 func showsSecret(v any, secrets ...string) (ways []string) {
 	ways = showsSecretByMethods(v, secrets...)
 	type hidden struct{ value any }
-	for _, verb := range append(printVerbs[:len(printVerbs):len(printVerbs)], "%w") {
+	for _, verb := range append(slices.Clip(printVerbs), "%w") {
 		// Of these fmt asks no method: what protects is where the text is kept.
 		text := fmt.Sprintf(verb, hidden{v})
 		if verb == "%w" {
