@@ -270,7 +270,7 @@ func errGone(ctx context.Context) *Error {
 			Message: "The request took longer than this server allows.", Err: ctx.Err(),
 		}
 	}
-	return &Error{Status: statusClientGone, Message: "The request was cancelled.", Err: ErrClientGone}
+	return &Error{Status: statusClientGone, Code: CodeInternalError, Message: "The request was cancelled.", Err: ErrClientGone}
 }
 
 func errBadResponse(cause error) *Error {

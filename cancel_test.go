@@ -342,7 +342,7 @@ func TestClientThatDoesNotReadHoldsTheUpstreamBack(t *testing.T) {
 	for _, tt := range tests {
 		for name, option := range map[string]proxy.Option{
 			"by read": nil, "by event": proxy.WithStreamUsage(true),
-			"side scan": (&outcomes{}).hook(),
+			"side scan": (&outcomes{}).hook(), "heartbeat": proxy.WithHeartbeat(time.Second),
 		} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				t.Parallel()

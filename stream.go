@@ -218,7 +218,9 @@ func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
 			cancel(errPanicked)
 		}
 	}()
-	s.mu.Lock()
+	if !s.mu.TryLock() {
+		return // a write is under way, and sets the timer when it is done
+	}
 	defer s.mu.Unlock()
 	if s.closed {
 		return

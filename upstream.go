@@ -277,8 +277,8 @@ type said struct {
 // {"message":...} and {"detail":...}; of anything else it quotes the text.
 func parseErrorBody(body []byte) said {
 	var list []json.RawMessage
-	if json.Unmarshal(body, &list) == nil && len(list) > 0 {
-		return parseErrorBody(list[0])
+	if json.Unmarshal(body, &list) == nil && len(list) > 0 && list[0][0] == '{' {
+		body = list[0]
 	}
 	o, err := jsonobj.Parse(body)
 	if err != nil {
