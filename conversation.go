@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -133,19 +134,39 @@ func newTurns(stored, sent []Message) []Message {
 		start--
 	}
 	trailing := sent[start:]
-	for known := min(len(trailing), len(stored)); known > 0; known-- {
-		if sameTurns(stored[len(stored)-known:], trailing[:known]) {
-			return trailing[known:]
+	said, before := spoken(trailing), spoken(stored)
+	known := min(len(said), len(before))
+	for known > 0 && !sameTurns(before[len(before)-known:], said[:known]) {
+		known--
+	}
+	var fresh []Message
+	for _, m := range trailing {
+		switch {
+		case !isSpoken(m):
+			if !slices.ContainsFunc(stored, func(s Message) bool { return sameTurn(s, m) }) {
+				fresh = append(fresh, m)
+			}
+		case known > 0:
+			known--
+		default:
+			fresh = append(fresh, m)
 		}
 	}
-	return trailing
+	return fresh
 }
 
+// spoken leaves out instructions, which clients put in front of any part of a
+// history.
+func spoken(messages []Message) []Message {
+	return slices.DeleteFunc(slices.Clone(messages), func(m Message) bool { return !isSpoken(m) })
+}
+
+func isSpoken(m Message) bool { return m.Role != roleSystem && m.Role != roleDeveloper }
+
 func sameTurns(a, b []Message) bool {
-	for i := range a {
-		if a[i].Role != b[i].Role || a[i].Content != b[i].Content || a[i].Content == "" && string(a[i].Body) != string(b[i].Body) {
-			return false
-		}
-	}
-	return true
+	return slices.EqualFunc(a, b, sameTurn)
+}
+
+func sameTurn(a, b Message) bool {
+	return a.Role == b.Role && a.Content == b.Content && (a.Content != "" || string(a.Body) == string(b.Body))
 }

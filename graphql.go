@@ -106,6 +106,9 @@ func exchangeOf(ctx context.Context) *exchange {
 	return x
 }
 
+// maxTitle bounds the title of a session, in bytes.
+const maxTitle = 1000
+
 // maxTurns is the most that a page of a history may have.
 const maxTurns = 200
 
@@ -191,6 +194,9 @@ func shown(messages []Message) []Message {
 func (g *graphQL) createSession(ctx context.Context, p gqldoc.Params) (any, error) {
 	input, _ := p.Args["input"].(map[string]any)
 	title, _ := input["title"].(string)
+	if len(title) > maxTitle {
+		return nil, badInput("title", "title must be 1,000 bytes at most")
+	}
 	id := newSessionID()
 	var first []Message
 	if system, _ := input["system"].(string); system != "" {

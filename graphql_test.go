@@ -188,7 +188,8 @@ func TestGraphQLTakesTheDocumentsOfTheOriginal(t *testing.T) {
 			`{"data":{"getAIResponse":{"id":"chatcmpl-[^"]+","content":"Hi, <you> & me","isUser":false,"timestamp":` + when + `,"success":true,"error":null}}}`,
 		},
 		{
-			"GenerateImage", gqlGenerateImage, gqlMap{"input": gqlMap{"prompt": "a cat", "model": "dall-e-3", "size": "1792x1024", "quality": "hd", "style": "natural"}},
+			"GenerateImage", gqlGenerateImage,
+			gqlMap{"input": gqlMap{"prompt": "a cat", "model": "dall-e-3", "size": "1792x1024", "quality": "hd", "style": "natural"}},
 			new(proxytest.JSON(200, `{"created":1,"data":[{"url":"https://images.example/1.png"}]}`)),
 			`{"data":{"generateImage":{"id":"img_\d+","prompt":"a cat","images":\[{"url":"https://images.example/1.png","b64_json":null}\],"model":"dall-e-3","size":"1792x1024","quality":"hd","style":"natural","timestamp":` + when + `,"success":true,"error":null}}}`,
 		},
@@ -196,7 +197,9 @@ func TestGraphQLTakesTheDocumentsOfTheOriginal(t *testing.T) {
 		{"ChatHistory", gqlChatHistory, gqlMap{"sessionId": "session_1_abc"}, nil, `{"data":{"chatHistory":\[\]}}`},
 		{"ChatHistory without a session", gqlChatHistory, nil, nil, `{"data":{"chatHistory":\[\]}}`},
 		{
-			"SendMessage", gqlSendMessage, gqlMap{"input": gqlMap{"sessionId": "session_1_abc", "content": "hello", "role": "user"}}, nil,
+			"SendMessage", gqlSendMessage,
+			gqlMap{"input": gqlMap{"sessionId": "session_1_abc", "content": "hello", "role": "user"}},
+			nil,
 			`{"data":{"sendMessage":{"id":"msg_\d+_user","content":"hello","isUser":true,"timestamp":` + when + `,"success":true,"error":null}}}`,
 		},
 	}

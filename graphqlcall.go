@@ -260,11 +260,14 @@ func answerFault(reply chatReply, cause error, key string) *Error {
 }
 
 // finish remembers a finished turn and shows it.
-func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply) (map[string]any, error) {
-	m := g.replyMessage(reply)
-	fields := messageFields(req.sessionID, m)
+func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply) (_ map[string]any, err error) {
+	m, shown := g.replyMessage(reply)
+	fields := turnFields(req.sessionID, m, shown)
 	if req.sessionID == "" {
 		return fields, nil
+	}
+	if m.Reply, err = json.Marshal(shown); err != nil {
+		return nil, err
 	}
 	if err := g.chats.append(ctx, req.sessionID, append(slices.Clip(req.turns), m)...); err != nil {
 		outcome, failure := writeRefused(err)
@@ -290,10 +293,10 @@ type storedReply struct {
 }
 
 // replyMessage makes a turn of an answer; it is its first choice.
-func (g *graphQL) replyMessage(reply chatReply) Message {
+func (g *graphQL) replyMessage(reply chatReply) (Message, *storedReply) {
 	first := reply.Choices[0]
 	said := first.Message
-	stored := storedReply{
+	stored := &storedReply{
 		Refusal: said.Refusal, Reasoning: said.reasoning(), NoContent: said.Content == nil,
 		ToolCalls: said.ToolCalls, FinishReason: first.FinishReason,
 		Model: reply.Model, Fingerprint: reply.Fingerprint, Usage: reply.Usage,
@@ -302,14 +305,14 @@ func (g *graphQL) replyMessage(reply chatReply) Message {
 		stored.Choices = reply.Choices
 	}
 	wire := replyMessage{Role: roleAssistant, Content: said.Content, Refusal: said.Refusal, ToolCalls: said.ToolCalls}
-	m := Message{ID: reply.ID, Role: roleAssistant, Time: time.Now(), Body: encodeJSON(wire), Reply: encodeJSON(stored)}
+	m := Message{ID: reply.ID, Role: roleAssistant, Time: time.Now(), Body: encodeJSON(wire)}
 	if m.ID == "" {
 		m.ID = "msg_" + g.digits() + "_ai"
 	}
 	if said.Content != nil {
 		m.Content = *said.Content
 	}
-	return m
+	return m, stored
 }
 
 func (m replyMessage) reasoning() *string {
@@ -319,8 +322,17 @@ func (m replyMessage) reasoning() *string {
 	return m.ReasoningContent
 }
 
-// messageFields shows a turn as a ChatMessage.
+// messageFields shows a stored turn as a ChatMessage.
 func messageFields(sessionID string, m Message) map[string]any {
+	var r storedReply
+	if len(m.Reply) == 0 || json.Unmarshal(m.Reply, &r) != nil {
+		return turnFields(sessionID, m, nil)
+	}
+	return turnFields(sessionID, m, &r)
+}
+
+// turnFields shows a turn; r is nil for one that is not the assistant's.
+func turnFields(sessionID string, m Message, r *storedReply) map[string]any {
 	fields := map[string]any{
 		"id": m.ID, "role": m.Role, "isUser": m.Role == roleUser, "content": m.Content,
 		"timestamp": timestamp(m.Time), "success": true,
@@ -328,8 +340,7 @@ func messageFields(sessionID string, m Message) map[string]any {
 	if sessionID != "" {
 		fields["sessionId"] = sessionID
 	}
-	var r storedReply
-	if len(m.Reply) == 0 || json.Unmarshal(m.Reply, &r) != nil {
+	if r == nil {
 		return fields
 	}
 	if r.NoContent {

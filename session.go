@@ -32,7 +32,7 @@ type Message struct {
 
 // size is what a message counts for in the bounds of a store.
 func (m Message) size() int64 {
-	return int64(len(m.ID) + len(m.Role) + len(m.Content) + len(m.Body) + len(m.Reply))
+	return messageOverhead + int64(len(m.ID)+len(m.Role)+len(m.Content)+len(m.Body)+len(m.Reply))
 }
 
 // SessionStore keeps conversations. Its methods are called concurrently.
@@ -83,8 +83,12 @@ type memorySession struct {
 	bytes    int64
 }
 
-// sessionOverhead is what an empty session counts for in MaxBytes.
-const sessionOverhead = 256
+// What empty messages and sessions count for in the bounds, so that many small
+// ones cannot take more memory than a few large ones.
+const (
+	messageOverhead = 160
+	sessionOverhead = 512
+)
 
 func or[T int | int64 | time.Duration](v, standard T) T {
 	if v <= 0 {
@@ -95,6 +99,10 @@ func or[T int | int64 | time.Duration](v, standard T) T {
 
 // Create implements [SessionStore].
 func (m *MemoryStore) Create(_ context.Context, s Session) error {
+	size := int64(len(s.Title))
+	if size > or(m.MaxSessionBytes, 256<<10) {
+		return ErrSessionFull
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
@@ -104,6 +112,8 @@ func (m *MemoryStore) Create(_ context.Context, s Session) error {
 	}
 	made := m.add(s.ID, now)
 	made.Title = s.Title
+	made.bytes += size
+	m.bytes += size
 	m.shrink()
 	return nil
 }

@@ -112,15 +112,18 @@ func TestSessionIDsAreUnique(t *testing.T) {
 	var query strings.Builder
 	query.WriteString("mutation {")
 	for i := range each {
-		fmt.Fprintf(&query, " s%d: createSession { sessionId }", i)
+		fmt.Fprintf(&query, " s%d: createSession { id%d: sessionId }", i, i) // equal keys are limited
 	}
 	query.WriteString("}")
 	form := regexp.MustCompile(`^session_\d{13}_[0-9a-z]{25}$`)
 	seen := make(map[string]bool, total)
 	for range total / each {
 		a := gqlAsk(t, f, query.String(), nil)
-		for _, field := range a.Data {
-			id, _ := field.(gqlMap)["sessionId"].(string)
+		if len(a.Errors) > 0 {
+			t.Fatalf("%.500s", a.text)
+		}
+		for alias, field := range a.Data {
+			id, _ := field.(gqlMap)["id"+alias[1:]].(string)
 			if seen[id] || !form.MatchString(id) {
 				t.Fatalf("id %q is not new, or not well-formed", id)
 			}
@@ -739,7 +742,7 @@ func TestMemoryStoreKeepsTheSessionsUsedLast(t *testing.T) {
 func TestMemoryStoreBoundsOneSession(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s := &proxy.MemoryStore{MaxMessages: 3, MaxSessionBytes: 1000}
+	s := &proxy.MemoryStore{MaxMessages: 3, MaxSessionBytes: 1500} // a message weighs 160 more than its texts
 	for i := range 5 {
 		_ = s.Append(ctx, "a", weighing(fmt.Sprint(i), 1))
 	}
@@ -751,7 +754,7 @@ func TestMemoryStoreBoundsOneSession(t *testing.T) {
 	_ = s.Append(ctx, "b", weighing("2", 400))
 	wantTurns(t, "past the bytes", loadTexts(t, s, "b"), "1", "2")
 	for name, batch := range map[string][]proxy.Message{
-		"bytes":  {weighing("7", 500), weighing("8", 600)},
+		"bytes":  {weighing("7", 700), weighing("8", 600)},
 		"number": {weighing("7", 1), weighing("8", 1), weighing("9", 1), weighing("10", 1)},
 	} {
 		if err := s.Append(ctx, "b", batch...); !errors.Is(err, proxy.ErrSessionFull) {
@@ -877,8 +880,12 @@ func TestMemoryStoreMemoryIsBounded(t *testing.T) {
 			})
 		}, 100_000},
 		"the least messages": {&proxy.MemoryStore{MaxBytes: most}, func(s *proxy.MemoryStore, i int) error {
-			return s.Append(t.Context(), fmt.Sprintf("%064d", i/200), proxy.Message{ID: fmt.Sprint(i), Role: "user"})
-		}, 200_000},
+			batch := make([]proxy.Message, 200)
+			for k := range batch {
+				batch[k] = proxy.Message{ID: fmt.Sprint(i, k), Role: "user"}
+			}
+			return s.Append(t.Context(), fmt.Sprintf("%064d", i), batch...)
+		}, 1000},
 		"long titles": {&proxy.MemoryStore{MaxBytes: most}, func(s *proxy.MemoryStore, i int) error {
 			err := s.Create(t.Context(), proxy.Session{ID: fmt.Sprintf("%064d", i), Title: strings.Repeat("x", 64<<10)})
 			if errors.Is(err, proxy.ErrSessionFull) {

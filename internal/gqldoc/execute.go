@@ -11,6 +11,7 @@ import (
 	"github.com/graphql-go/graphql"
 	"github.com/graphql-go/graphql/gqlerrors"
 	gast "github.com/graphql-go/graphql/language/ast"
+	"github.com/vektah/gqlparser/v2/ast"
 )
 
 // Params is what a resolver gets.
@@ -40,6 +41,8 @@ type Resolver func(ctx context.Context, p Params) (any, error)
 
 // run is what one execution hands to its resolvers.
 type run struct {
+	first *resolved // of the only root field
+
 	ctx  context.Context //nolint:containedctx // it lives exactly as long as the run
 	op   *Operation
 	vars map[string]any
@@ -63,7 +66,9 @@ func (o *Operation) Execute(ctx context.Context, vars map[string]any, root any) 
 	}
 	// graphql-go answers a dead context at once and leaves its goroutine
 	// behind until the resolver returns. It gets one that never dies.
-	detached := context.WithValue(context.WithoutCancel(ctx), runKey{}, &run{ctx, o, vars})
+	running := &run{ctx: ctx, op: o, vars: vars}
+	running.ahead(root)
+	detached := context.WithValue(context.WithoutCancel(ctx), runKey{}, running)
 	out := graphql.Execute(graphql.ExecuteParams{
 		Schema: o.schema.types, Root: event{root}, AST: o.doc, Args: shared, Context: detached,
 	})
@@ -105,38 +110,73 @@ func (f *failure) Error() string { return f.public.Message }
 // no arguments: those of a subscription have opened the stream, and coercing
 // them again for each event would cost more than the event.
 func guard(resolve Resolver, withArgs bool) graphql.FieldResolveFn {
-	return func(p graphql.ResolveParams) (v any, err error) {
-		defer func() {
-			if r := recover(); r != nil {
-				v, err = nil, &failure{resolverError(fmt.Errorf("gqldoc: panic in %s.%s: %v\n%s",
-					p.Info.ParentType.Name(), p.Info.FieldName, r, debug.Stack()))}
-			}
-		}()
+	return func(p graphql.ResolveParams) (any, error) {
 		run, ok := p.Context.Value(runKey{}).(*run)
 		if !ok {
 			return nil, errors.New("gqldoc: resolver outside of Execute")
 		}
-		if err := run.ctx.Err(); err != nil {
-			return nil, &failure{resolverError(err)}
-		}
-		params := Params{Source: p.Source}
-		if root, ok := p.Source.(event); ok {
-			params.Source = root.value
+		source := p.Source
+		if root, ok := source.(event); ok {
+			if run.first != nil {
+				return run.first.value, run.first.err
+			}
+			source = root.value
 		}
 		// Merged fields have equal arguments, by validation.
-		if field := run.op.sources[p.Info.FieldASTs[0]]; withArgs && field != nil {
-			args, refused := run.op.schema.arguments(field, run.vars)
-			if refused != nil {
-				refused.Kind = KindExecution
-				return nil, &failure{*refused}
-			}
-			params.Args = args
+		field := run.op.sources[p.Info.FieldASTs[0]]
+		if !withArgs {
+			field = nil
 		}
-		v, err = resolve(run.ctx, params)
-		if err != nil {
-			return nil, &failure{resolverError(err)}
+		return run.resolve(resolve, field, source)
+	}
+}
+
+// resolve calls a resolver and gives its outcome the form graphql-go passes on.
+func (r *run) resolve(resolve Resolver, field *ast.Field, source any) (v any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			v, err = nil, &failure{resolverError(fmt.Errorf("gqldoc: panic in a resolver: %v\n%s", p, debug.Stack()))}
 		}
-		return checked(v)
+	}()
+	if err := r.ctx.Err(); err != nil {
+		return nil, &failure{resolverError(err)}
+	}
+	params := Params{Source: source}
+	if field != nil {
+		args, refused := r.op.schema.arguments(field, r.vars)
+		if refused != nil {
+			refused.Kind = KindExecution
+			return nil, &failure{*refused}
+		}
+		params.Args = args
+	}
+	v, err = resolve(r.ctx, params)
+	if err != nil {
+		return nil, &failure{resolverError(err)}
+	}
+	return checked(v)
+}
+
+// resolved is the outcome of a root field that ran ahead of graphql-go.
+type resolved struct {
+	value any
+	err   error
+}
+
+// ahead runs the resolver of an operation's only root field on the caller's
+// goroutine. graphql-go would run it on a new one, whose small stack a call to
+// an upstream makes grow again and again.
+func (r *run) ahead(root any) {
+	if r.op.Type() == Subscription || len(r.op.def.SelectionSet) != 1 {
+		return
+	}
+	field, ok := r.op.def.SelectionSet[0].(*ast.Field)
+	if !ok || len(field.Directives) > 0 {
+		return
+	}
+	if resolve := r.op.schema.resolvers[field.Definition]; resolve != nil {
+		v, err := r.resolve(resolve, field, root)
+		r.first = &resolved{v, err}
 	}
 }
 

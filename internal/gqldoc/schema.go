@@ -86,15 +86,16 @@ type Config struct {
 
 // Schema prepares and executes documents against one SDL.
 type Schema struct {
-	sdl    *ast.Schema
-	types  graphql.Schema
-	limits Limits
-	rules  []rule
-	paid   map[*ast.FieldDefinition]bool
-	hidden bool // introspection is off
-	order  []*ast.Definition
-	sizes  map[string]int // introspection list field: its usual length
-	cache  *cache
+	sdl       *ast.Schema
+	types     graphql.Schema
+	limits    Limits
+	rules     []rule
+	paid      map[*ast.FieldDefinition]bool
+	resolvers map[*ast.FieldDefinition]Resolver
+	hidden    bool // introspection is off
+	order     []*ast.Definition
+	sizes     map[string]int // introspection list field: its usual length
+	cache     *cache
 }
 
 // New loads the SDL and binds the resolvers. Its error names every resolver
@@ -105,13 +106,14 @@ func New(config Config) (*Schema, error) {
 		return nil, fmt.Errorf("gqldoc: %w", err)
 	}
 	s := &Schema{
-		sdl:    sdl,
-		limits: config.Limits.withDefaults(),
-		rules:  rulesOf(config.NoIntrospection),
-		paid:   map[*ast.FieldDefinition]bool{},
-		hidden: config.NoIntrospection,
-		order:  definitionOrder(sdl),
-		cache:  newCache(),
+		sdl:       sdl,
+		limits:    config.Limits.withDefaults(),
+		rules:     rulesOf(config.NoIntrospection),
+		paid:      map[*ast.FieldDefinition]bool{},
+		resolvers: map[*ast.FieldDefinition]Resolver{},
+		hidden:    config.NoIntrospection,
+		order:     definitionOrder(sdl),
+		cache:     newCache(),
 	}
 	s.rules = append(s.rules, s.ownRules()...)
 	s.sizes = listSizes(sdl)
@@ -128,7 +130,9 @@ func New(config Config) (*Schema, error) {
 	for name, resolve := range config.Resolvers {
 		if s.field(name) == nil || resolve == nil {
 			problems = append(problems, fmt.Errorf("gqldoc: resolver %s has no field or no function", name))
+			continue
 		}
+		s.resolvers[s.field(name)] = resolve
 	}
 	if len(problems) > 0 {
 		slices.SortFunc(problems, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
