@@ -27,13 +27,16 @@ const firstRead = 64 << 10
 func (x *exchange) readBody() ([]byte, error) {
 	r, limits := x.r, &x.h.cfg.limits
 	if coding := strings.Join(r.Header["Content-Encoding"], ","); coding != "" && !strings.EqualFold(coding, "identity") {
-		return nil, x.abandon(&Error{
+		return nil, &Error{
 			Status: http.StatusUnsupportedMediaType, Code: CodeUnsupportedMediaType,
 			Message: "Compressed request bodies are not supported.",
-		})
+		}
+	}
+	if r.Body == nil { // a request that no server made
+		return nil, nil
 	}
 	if r.ContentLength > limits.RequestBytes {
-		return nil, x.abandon(errTooLarge())
+		return nil, errTooLarge()
 	}
 	src := &timedBody{
 		body:     http.MaxBytesReader(x.w, r.Body, limits.RequestBytes),
@@ -43,17 +46,10 @@ func (x *exchange) readBody() ([]byte, error) {
 	}
 	body, err := readGrowing(src, r.ContentLength)
 	if err != nil {
-		return nil, x.abandon(bodyError(r, err))
+		return nil, bodyError(r, err)
 	}
+	x.w.Header().Del("Connection") // see serve
 	return body, nil
-}
-
-// abandon makes sure that a connection with an unread body is not used again.
-func (x *exchange) abandon(e *Error) *Error {
-	if x.r.ProtoMajor == 1 {
-		x.w.Header().Set("Connection", "close")
-	}
-	return e
 }
 
 func errTooLarge() *Error {
@@ -133,8 +129,10 @@ func readGrowing(src io.Reader, length int64) ([]byte, error) {
 	}
 }
 
-// parseBody checks a JSON body and its guarded keys.
-func parseBody(body []byte) (jsonobj.Object, error) {
+// parseBody checks a JSON body and its guarded keys. Where a hook judges the
+// body, nothing may stand in it that another reader could take for something
+// else: no key twice, and none that differs from a guarded one in case only.
+func (h *Handler) parseBody(body []byte) (jsonobj.Object, error) {
 	o, err := jsonobj.Parse(body)
 	if err != nil {
 		e := badRequest(CodeInvalidJSON, "", "Request body is not valid JSON")
@@ -146,6 +144,11 @@ func parseBody(body []byte) (jsonobj.Object, error) {
 	}
 	if key := o.Repeated(guardedKeys); key != "" {
 		return o, badRequest(CodeDuplicateKey, key, "%s occurs more than once", key)
+	}
+	if h.cfg.hooks.judge() {
+		if key := o.Ambiguous(guardedKeys); key != "" {
+			return o, badRequest(CodeDuplicateKey, key, "%q can be read in two ways", key)
+		}
 	}
 	return o, nil
 }

@@ -25,6 +25,7 @@ type call struct {
 	hideUsage bool      // we asked for usage, the client did not
 	sent      []byte    // the request body
 	body      io.Closer // the answer, once there is one
+	unwatch   func() bool
 	out       Outcome
 }
 
@@ -92,11 +93,14 @@ func (h *Handler) begin(x *exchange, info Call) (*call, error) {
 
 // end frees everything that the call holds and tells Done, once.
 func (c *call) end() {
+	defer c.h.live.remove(c) // behind Done: Shutdown waits for it
+	if c.unwatch != nil {
+		c.unwatch()
+	}
 	c.cancel(errFinished)
 	if c.body != nil {
 		_ = c.body.Close() // of a body that was read, or given up
 	}
-	c.h.live.remove(c)
 	if !c.admitted || c.h.cfg.hooks.Done == nil {
 		return
 	}
@@ -142,7 +146,7 @@ func (c *call) rewrite(p payload) (payload, error) {
 		if err != nil {
 			return p, asError(err)
 		}
-		o, err := parseBody(body)
+		o, err := c.h.parseBody(body)
 		if err == nil {
 			err = checkFields(c.info.Route, o)
 		}
@@ -221,11 +225,20 @@ func (c *call) send(p payload) (*reply, error) {
 	c.out.Attempts = 1
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
 	res, err := c.h.upstream.transport.RoundTrip(c.request(p)) //nolint:bodyclose // call.end closes it
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, c.fault(err)
+	case res == nil:
+		return nil, errBadResponse(errors.New("the transport returned neither a response nor an error"))
+	case res.Body == nil:
+		res.Body = http.NoBody
 	}
 	timer.Stop()
 	c.body = res.Body
+	if c.h.cfg.transport != nil {
+		// A transport of the host may know of no context once it has answered.
+		c.unwatch = context.AfterFunc(c.ctx, func() { _ = res.Body.Close() })
+	}
 	body, known := decoded(res, &watchedBody{c: c, body: res.Body}, c.h.cfg.limits.ResponseBytes)
 	media := mediaType(res.Header.Get("Content-Type"))
 	rep := &reply{call: c, status: res.StatusCode, header: res.Header, body: body, stream: media == "text/event-stream"}
@@ -234,7 +247,8 @@ func (c *call) send(p payload) (*reply, error) {
 		return nil, rep.refusal(known)
 	case status >= 300:
 		return nil, &Error{Status: http.StatusBadGateway, Code: CodeUpstreamRedirect, Message: "The upstream answered with a redirect."}
-	case status < 200, !known, !rep.stream && !isJSON(media):
+	case status < 200, status == http.StatusNoContent, status == http.StatusResetContent,
+		!known, !rep.stream && !isJSON(media):
 		return nil, errBadResponse(errors.New("the upstream's status, coding or content type is not usable"))
 	}
 	return rep, nil

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
@@ -52,16 +53,16 @@ func promptOnly(o jsonobj.Object) bool {
 // form is refused, which no upstream route but edits takes.
 func (x *exchange) readObject() (jsonobj.Object, error) {
 	if mediaType(x.r.Header.Get("Content-Type")) == "multipart/form-data" {
-		return jsonobj.Object{}, x.abandon(&Error{
+		return jsonobj.Object{}, &Error{
 			Status: http.StatusUnsupportedMediaType, Code: CodeUnsupportedMediaType,
 			Message: "This route takes JSON; forms are for image edits only.",
-		})
+		}
 	}
 	body, err := x.readBody()
 	if err != nil {
 		return jsonobj.Object{}, err
 	}
-	return parseBody(body)
+	return x.h.parseBody(body)
 }
 
 // sendJSON checks a request, adds what it lacks, and forwards it. Only requests
@@ -140,12 +141,25 @@ func (x *exchange) forward(c Call, p payload) error {
 	if err != nil {
 		return err
 	}
-	defer rep.close()
+	defer x.finish(rep)
 	if rep.stream {
 		x.stream(rep)
 		return nil
 	}
 	return x.relay(rep)
+}
+
+// finish ends the call of an answer. Done may take its time without the last
+// write's deadline passing over what net/http has still to send; only a broken
+// answer must not be given time again.
+func (x *exchange) finish(rep *reply) {
+	if x.broken {
+		rep.close()
+		return
+	}
+	_ = x.rc.SetWriteDeadline(time.Time{})
+	rep.close()
+	x.renewWriteDeadline()
 }
 
 func errCannotStream() *Error {

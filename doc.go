@@ -53,7 +53,7 @@
 //
 // # Origins
 //
-// Pages of the handler's own origin and callers without an Origin, such as
+// Pages of the handler's own origin and callers that are no browsers, such as
 // servers, are served. Pages of any other origin are refused with 403 before a
 // call is made, unless [WithAllowedOrigins] lists them: hiding the answer from
 // a page would not give the money back. A handler that listens on localhost
@@ -69,7 +69,8 @@
 //	data: {"error":{"message":"...","type":"upstream_error","param":null,"code":"..."}}
 //
 // and then the connection is cut. A client that ignores the event sees a broken
-// transfer. A clean end is passed on as a clean end, with or without [DONE].
+// transfer, except over HTTP/1.0, which has no other end than a closed
+// connection. A clean end is passed on as a clean end, with or without [DONE].
 //
 // # GraphQL
 //

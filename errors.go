@@ -11,8 +11,8 @@ import (
 )
 
 // ErrorCode is the machine-readable name of a failure. It stands as "code" in
-// every error body that this package makes itself; an error of the upstream
-// keeps the upstream's code.
+// the REST error bodies that this package makes itself (but for the worker's 405,
+// which is a title alone); an error of the upstream keeps the upstream's code.
 type ErrorCode string
 
 // Every code that the package answers with. The number is the status that goes
@@ -95,7 +95,7 @@ type ErrorShape int
 
 const (
 	// ErrorShapeByRoute is the default: the worker's shape on the worker's
-	// routes, OpenAI's everywhere else.
+	// routes, OpenAI's on all others but GraphQL's, which has its own always.
 	ErrorShapeByRoute ErrorShape = iota
 	// ErrorShapeOpenAI is {"error":{"message","type","param","code"},"message","status"}.
 	ErrorShapeOpenAI
@@ -110,7 +110,7 @@ const (
 // asError returns err as an *Error; one that is none becomes a 500 that keeps
 // its text to the log.
 func asError(err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		return e
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}

@@ -23,7 +23,7 @@ type GraphQLOptions struct {
 	// Disable answers the GraphQL paths with 404.
 	Disable bool
 	// NoIntrospection refuses introspection, hides the SDL at /graphql/schema
-	// and leaves names of the schema out of error messages.
+	// and leaves suggestions ("Did you mean") out of error messages.
 	NoIntrospection bool
 	// MaxUpstreamCalls is how many paid fields (getAIResponse, generateImage,
 	// aiResponse) one operation may select, aliases included. Default 1.

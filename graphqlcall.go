@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/gqldoc"
@@ -88,7 +89,7 @@ func requestBody(input map[string]any, without ...string) (map[string]any, error
 		return nil, badInput("extra", "extra must be an object")
 	}
 	for key, value := range extra {
-		if isInputKey(key) {
+		if isInputKey(strings.ToLower(key)) {
 			return nil, badInput("extra", "extra must not hold "+key+", which the schema or this server decides")
 		}
 		body[key] = value
@@ -97,10 +98,11 @@ func requestBody(input map[string]any, without ...string) (map[string]any, error
 }
 
 // isInputKey reports whether a key of extra would stand for something that is
-// decided elsewhere: a field of the inputs, or a key that decides the route.
+// decided elsewhere: a field of the inputs, or a key that decides the route, in
+// any case.
 func isInputKey(key string) bool {
 	switch key {
-	case "sessionId", "extra", "model", "messages", "prompt", "action", "stream", "stream_options",
+	case "sessionid", "extra", "model", "messages", "prompt", "action", "stream", "stream_options",
 		"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop",
 		"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "tools",
 		"tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "verbosity",
@@ -138,7 +140,7 @@ func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, e
 
 // open makes a call through the same path as REST.
 func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, error) {
-	o, err := parseBody(encodeJSON(body))
+	o, err := g.h.parseBody(encodeJSON(body))
 	if err != nil {
 		return nil, err
 	}
@@ -270,11 +272,13 @@ func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply)
 		return nil, err
 	}
 	if err := g.chats.append(ctx, req.sessionID, append(slices.Clip(req.turns), m)...); err != nil {
+		// The answer is paid for and there; only the memory of it is missing.
 		outcome, failure := writeRefused(err)
 		if failure != nil {
-			return nil, failure
+			outcome = "The conversation could not be stored."
+			exchangeOf(ctx).logFailure(asError(failure))
 		}
-		fields["error"] = outcome // the answer is paid for and there; only the memory is full
+		fields["error"] = outcome
 	}
 	return fields, nil
 }

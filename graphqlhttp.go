@@ -193,10 +193,10 @@ func (x *exchange) graphQLRequest() (graphQLRequest, error) {
 	_, params, err := mime.ParseMediaType(contentType)
 	charset := strings.ToLower(params["charset"])
 	if err != nil || mediaType(contentType) != "application/json" || charset != "" && charset != "utf-8" {
-		return graphQLRequest{}, x.abandon(&Error{
+		return graphQLRequest{}, &Error{
 			Status: http.StatusUnsupportedMediaType, Code: CodeUnsupportedMediaType,
 			Message: "The request must be application/json in UTF-8.",
-		})
+		}
 	}
 	body, err := x.readBody()
 	if err != nil {
@@ -224,6 +224,10 @@ func (x *exchange) graphQLRequest() (graphQLRequest, error) {
 	return readParameters(raw)
 }
 
+// maxValues bounds the values in variables and extensions: decoding takes many
+// times the memory of the text. Strings may be as long as the request.
+const maxValues = 100_000
+
 // readParameters checks the types of the parameters. null is absent.
 func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 	wrong := func(key, kind string) (graphQLRequest, error) {
@@ -240,6 +244,9 @@ func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 	}
 	if v := raw["operationName"]; v != nil && json.Unmarshal(v, &req.operationName) != nil {
 		return wrong("operationName", "a string")
+	}
+	if jsonobj.Values(raw["variables"])+jsonobj.Values(raw["extensions"]) > maxValues {
+		return graphQLRequest{}, badRequest(CodeInvalidRequest, "variables", "The variables hold more than %d values.", maxValues)
 	}
 	if v := raw["variables"]; v != nil {
 		dec := json.NewDecoder(bytes.NewReader(v))

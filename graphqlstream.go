@@ -69,6 +69,7 @@ func (e *events) next(result *gqldoc.Result) error {
 // complete ends the stream as the protocols want it. The empty data line is
 // there because EventSource drops events without one.
 func (e *events) complete() {
+	defer e.close() // no ping behind it
 	last := "event: complete\ndata: \n\n"
 	if e.multipart {
 		last = "--\r\n"
@@ -92,15 +93,21 @@ func (x *exchange) subscribe(ctx context.Context, run execution, m media) error 
 		return err
 	}
 	defer out.close()
-	// A client that is gone is seen by its context; a failed ping needs nothing.
-	out.startPings(eventPing, func(error) {})
+	live, cancel := context.WithCancelCause(x.r.Context())
+	defer cancel(nil)
+	x.r = x.r.WithContext(live) // what the upstream call hangs on
+	out.startPings(eventPing, cancel)
 	g := x.h.graphql
 	chat, err := g.openChatSafely(ctx, x, root.Args)
 	if err != nil {
 		x.lastEvent(ctx, out, run, err)
 		return nil
 	}
-	defer chat.close()
+	defer func() {
+		out.close()
+		chat.limit.Stop()
+		x.finish(chat.rep)
+	}()
 	err = chat.each(ctx, func(delta map[string]any) error {
 		result := run.op.Execute(ctx, run.vars, delta)
 		x.logFields(result)
@@ -108,6 +115,7 @@ func (x *exchange) subscribe(ctx context.Context, run execution, m media) error 
 	})
 	switch {
 	case errors.Is(err, errClientWrite):
+		x.broken = true
 	case err != nil:
 		x.lastEvent(ctx, out, run, err)
 	default:
@@ -173,11 +181,6 @@ func (g *graphQL) openChat(ctx context.Context, x *exchange, args map[string]any
 	c.out.Status = rep.status
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
 	return &chatStream{g: g, req: req, rep: rep, limit: limit}, nil
-}
-
-func (s *chatStream) close() {
-	s.limit.Stop()
-	s.rep.close()
 }
 
 // each hands every delta on, and the finished turn at the end.

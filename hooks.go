@@ -20,20 +20,23 @@ type Hooks struct {
 	_ [0]func()
 
 	// Admit decides whether the call may be made, before anything is sent
-	// upstream. An [*Error] is the answer as it stands; any other error
+	// upstream. With it, or Rewrite, bodies that two readers could take in two
+	// ways are refused with 400: any key twice, or one that differs from a
+	// guarded key (model, n, stream, ...) in case only. An [*Error] is the answer as it stands; any other error
 	// refuses with 403 and is logged, not shown. The context is the request's.
 	Admit func(ctx context.Context, call Call) error
 
 	// Rewrite returns the JSON body to send instead of the given one: a system
 	// message added, a model forced. It runs once per admitted call, after the
-	// defaults were spliced in. The body must not be modified or kept; the
-	// result is checked like a client's body, and one that fails the check is
+	// defaults were spliced in. The body must not be modified or kept, nor the
+	// result be changed until Done is told; the result is checked like a client's body, and one that fails the check is
 	// a 500. An [*Error] is the answer as it stands; any other error is a 500.
 	// Multipart forms are never rewritten and do not pass here.
 	Rewrite func(ctx context.Context, call Call, body []byte) ([]byte, error)
 
 	// Done is told how the call ended: exactly once for every call that Admit
-	// let pass, on every way out, before the request's handler returns. The
+	// let pass, on every way out, before the request's handler returns: the end
+	// of an answer reaches the client behind it, so hand slow work on. The
 	// context keeps the values of the request's and is never cancelled.
 	Done func(ctx context.Context, call Call, outcome Outcome)
 }
@@ -104,8 +107,8 @@ type Outcome struct {
 
 	Status    int           // HTTP status of the answer; 499 if the client left before it
 	Ending    Ending        //
-	Bytes     int64         // of the answer's body that were handed to the client's connection
-	FirstByte time.Duration // from the start of the call to the first body byte sent; 0 if none was
+	Bytes     int64         // of the answer that were handed to the client's connection; in GraphQL, read from the upstream
+	FirstByte time.Duration // from the start of the call to the first of them; 0 if there was none
 	Duration  time.Duration // from the start of the call to its end
 	Usage     Usage         // the tokens, if the upstream told them
 	Attempts  int           // requests made to the upstream: 0 or 1
@@ -121,11 +124,14 @@ func (hk *Hooks) admit(ctx context.Context, c Call) error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		return e
 	}
 	return &Error{Status: http.StatusForbidden, Code: CodeForbidden, Message: "This request is not allowed.", Err: err}
 }
 
+// judge reports whether a hook judges requests by what is in them.
+func (hk *Hooks) judge() bool { return hk.Admit != nil || hk.Rewrite != nil }
+
 // any reports whether there is a hook at all.
-func (hk *Hooks) any() bool { return hk.Admit != nil || hk.Rewrite != nil || hk.Done != nil }
+func (hk *Hooks) any() bool { return hk.judge() || hk.Done != nil }

@@ -6,7 +6,7 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
-	"slices"
+	"regexp"
 	"strings"
 )
 
@@ -38,7 +38,7 @@ func (x *exchange) edits() error {
 	if err != nil {
 		return err
 	}
-	o, err := parseBody(body)
+	o, err := x.h.parseBody(body)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (x *exchange) imagesOrEdits() error {
 func (x *exchange) editForm(contentType string) error {
 	_, params, err := mime.ParseMediaType(contentType)
 	if err != nil || params["boundary"] == "" {
-		return x.abandon(badForm(errors.New("the Content-Type has no boundary")))
+		return badForm(errors.New("the Content-Type has no boundary"))
 	}
 	body, err := x.readBody()
 	if err != nil {
@@ -66,6 +66,9 @@ func (x *exchange) editForm(contentType string) error {
 	}
 	c := x.newCall(RouteImageEdits, "", false)
 	if x.h.cfg.hooks.any() { // nobody else wants to know
+		if strings.Contains(contentType, "*") { // RFC 2231: not every reader knows it
+			return badForm(errors.New("the boundary can be read in two ways"))
+		}
 		form, err := readForm(body, params["boundary"])
 		if err != nil {
 			return err
@@ -75,10 +78,12 @@ func (x *exchange) editForm(contentType string) error {
 	return x.forward(c, payload{body: body, contentType: contentType})
 }
 
-// readForm returns the values of the guarded keys in a form. One that occurs
-// twice is refused as it is in JSON, and so is a form that cannot be read.
+// readForm returns the values of model and stream in a form. Where a reader
+// could see another form than this one it is refused: a guarded key that occurs
+// twice or in another case, a part whose name is not plain, an encoded or
+// endless value, no end.
 func readForm(body []byte, boundary string) (map[string]string, error) {
-	values := map[string]string{}
+	seen, values := map[string]bool{}, map[string]string{}
 	if !bytes.HasSuffix(bytes.TrimRight(body, " \t\r\n"), []byte("\n--"+boundary+"--")) {
 		return nil, badForm(errors.New("the form has no end"))
 	}
@@ -95,35 +100,69 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(guardedKeys, name) {
+		key := guardedLike(name)
+		if key == "" {
 			continue
 		}
-		if _, twice := values[name]; twice {
-			return nil, badRequest(CodeDuplicateKey, name, "%s occurs more than once", name)
+		if seen[key] || key != name {
+			return nil, badRequest(CodeDuplicateKey, key, "%s occurs more than once, or in another case", key)
 		}
-		value, err := readGrowing(io.LimitReader(part, maxFormValue), maxFormValue)
-		if err != nil {
-			return nil, badForm(err)
+		seen[key] = true
+		if key == "model" || key == "stream" {
+			if values[key], err = formValue(part); err != nil {
+				return nil, err
+			}
 		}
-		values[name] = string(value)
 	}
 }
 
+// guardedLike returns the guarded key that name is, but for its case.
+func guardedLike(name string) string {
+	for _, key := range guardedKeys {
+		if strings.EqualFold(key, name) {
+			return key
+		}
+	}
+	return ""
+}
+
+// formValue reads a short value that stands in the form as it is.
+func formValue(part *multipart.Part) (string, error) {
+	switch strings.ToLower(part.Header.Get("Content-Transfer-Encoding")) {
+	case "", "7bit", "8bit", "binary":
+	default:
+		return "", badForm(errors.New("a value is encoded"))
+	}
+	value, err := readGrowing(io.LimitReader(part, maxFormValue+1), maxFormValue+1)
+	if err == nil && len(value) > maxFormValue {
+		err = errors.New("a value is too long")
+	}
+	if err != nil {
+		return "", badForm(err)
+	}
+	return string(value), nil
+}
+
+// plainName is a name of a part that every reader reads alike.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.\[\]-]{1,64}$`)
+
 // fieldName returns the name of a part, which must be one beyond doubt: readers
-// of forms differ over parts that have two.
+// of forms differ over parts that have two, and over RFC 2231 (name*=).
 func fieldName(part *multipart.Part) (string, error) {
 	dispositions := part.Header["Content-Disposition"]
 	if len(dispositions) != 1 {
 		return "", badForm(errors.New("a part has not one Content-Disposition"))
 	}
 	kind, params, err := mime.ParseMediaType(dispositions[0])
-	if err != nil || kind != "form-data" || params["name"] == "" {
-		return "", badForm(errors.New("a part has no name"))
+	if err != nil || kind != "form-data" || !plainName.MatchString(params["name"]) || nameStar.MatchString(dispositions[0]) {
+		return "", badForm(errors.New("a part has no plain name"))
 	}
 	return params["name"], nil
 }
 
-// maxFormValue is as much as is read of a guarded key in a form.
+var nameStar = regexp.MustCompile(`(?i)[;\s]name\*`)
+
+// maxFormValue is the most that is read of a value in a form.
 const maxFormValue = 1 << 10
 
 func badForm(err error) *Error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -86,7 +87,7 @@ func HeaderKey(name string) KeySource {
 
 // FirstKey returns the first key that any of sources has, in order; an error of
 // one ends the search. A nil source has no key.
-func FirstKey(sources ...KeySource) KeySource { return firstKey(sources) }
+func FirstKey(sources ...KeySource) KeySource { return firstKey(slices.Clone(sources)) }
 
 type firstKey []KeySource
 

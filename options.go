@@ -138,8 +138,9 @@ func WithAuthHeader(name string) Option {
 // subdomain, at any depth, but not the domain itself
 // ("https://*.example.com"). "*" admits every page of the web, which may then
 // spend your money: use it with limits, or for development. Pages of the
-// handler's own origin, and callers without Origin, are always served. Passing
-// it again replaces the list. Default: none.
+// handler's own origin are always served, and so are callers that are no browsers
+// (neither Origin nor a cross-site Sec-Fetch-Site). Passing it again replaces the
+// list. Default: none.
 func WithAllowedOrigins(origins ...string) Option {
 	origins = slices.Clone(origins)
 	return optionFunc(func(c *config) { c.origins = origins })
@@ -162,7 +163,8 @@ func WithAllowedHosts(hosts ...string) Option {
 }
 
 // WithTransport sets the transport to the upstream. Cancellation, time limits
-// and sizes are kept with any transport; what the default one adds is written
+// and sizes are kept with any transport that heeds its request's context until it
+// answers, and whose bodies may be closed while they are read; what the default one adds is written
 // at [NewHandler]. Redirects are not followed and cookies not kept whatever it
 // is. Passing it again replaces it; nil means the default.
 func WithTransport(transport http.RoundTripper) Option {
@@ -235,7 +237,8 @@ func WithHeartbeat(interval time.Duration) Option {
 
 // WithStreamUsage asks the upstream for the usage of chat streams that do not
 // ask themselves, and leaves the event with it out of what the client gets.
-// Hooks.Done then always learns it. Such streams are relayed event by event;
+// Hooks.Done then learns it, unless the client decided otherwise or the stream
+// broke. Such streams are relayed event by event;
 // their other chunks carry "usage": null. Passing it again replaces it.
 // Default: false.
 func WithStreamUsage(ask bool) Option {
@@ -272,9 +275,7 @@ func (c *config) check() error {
 	report("WithKeySource", checkKeySource(c.keys))
 	_, err := parseUpstream(c.upstream)
 	report("WithUpstream", err)
-	if c.authHeader != "" && !isToken(c.authHeader) {
-		report("WithAuthHeader", fmt.Errorf("invalid header name %q", c.authHeader))
-	}
+	report("WithAuthHeader", checkAuthHeader(c.authHeader))
 	for _, origin := range c.origins {
 		_, err := parseOrigin(origin)
 		report("WithAllowedOrigins", err)
@@ -295,6 +296,20 @@ func (c *config) check() error {
 		report("WithDefaults", err)
 	}
 	return errors.Join(errs...)
+}
+
+// checkAuthHeader refuses names that net/http or this package gives a meaning of
+// their own.
+func checkAuthHeader(name string) error {
+	if name != "" && !isToken(name) {
+		return fmt.Errorf("invalid header name %q", name)
+	}
+	switch canonical := http.CanonicalHeaderKey(name); canonical {
+	case "Host", "Transfer-Encoding", "Content-Length", "Content-Type", "Content-Encoding", "Accept", "Accept-Encoding",
+		"Connection", "User-Agent", "Trailer", "Te", "Upgrade", "Expect", "Idempotency-Key", "X-Idempotency-Key":
+		return fmt.Errorf("header %s cannot carry a key", canonical)
+	}
+	return nil
 }
 
 // renderDefaults turns the host's defaults into JSON, in the order of the keys.
@@ -346,6 +361,8 @@ func parseUpstream(root string) (*url.URL, error) {
 		return nil, errors.New("invalid URL: a host is required")
 	case u.User != nil:
 		return nil, errors.New("invalid URL: credentials do not belong in it, see WithKeySource")
+	case !isPort(u):
+		return nil, errors.New("invalid URL: the port must be 1 to 65535")
 	case u.Fragment != "" || u.RawFragment != "":
 		return nil, errors.New("invalid URL: it must have no fragment")
 	}

@@ -174,12 +174,18 @@ type exchange struct {
 	key     string // of its call, to be kept out of logs
 	media   media  // of a GraphQL answer
 	started bool   // the answer's header is on its way
+	broken  bool   // the answer could not be finished
 }
 
 // serve is the frame around every route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// Until the body is read. net/http would wait for the rest of it before
+		// it sends an answer, and without a limit.
+		w.Header().Set("Connection", "close")
+	}
 	if err := x.run(ep); err != nil {
 		x.fail(err)
 	}

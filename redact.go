@@ -14,7 +14,7 @@ const redacted = "***"
 
 // keyLike matches what OpenAI's keys, organizations and projects look like,
 // also when the upstream has masked a part itself ("sk-proj-***MxYA"). The
-// group before it keeps words like "task-management" whole, and takes "\\n"
+// group before it keeps words like "task-management" whole, and takes "\n"
 // before a key for the escape that it is.
 var keyLike = regexp.MustCompile(`(^|[^a-z]|\\[a-z])(?:sk-[A-Za-z0-9_\-*.…]{8,}|org-[A-Za-z0-9]{4,}|proj_[A-Za-z0-9]{4,})`)
 

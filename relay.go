@@ -117,6 +117,7 @@ func (x *exchange) relay(rep *reply) error {
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
 	x.writeHeader(rep.status)
 	if err := x.writeBody(c, body); err != nil {
+		x.broken = true
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
 	}
 	return nil

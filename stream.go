@@ -31,6 +31,7 @@ func (x *exchange) stream(rep *reply) {
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
 	defer limit.Stop()
 	if err := out.start(); err != nil {
+		x.broken = true
 		c.streamEnded(ErrClientGone, EndingClientGone)
 		return
 	}
@@ -43,8 +44,10 @@ func (x *exchange) stream(rep *reply) {
 		c.out.Ending = EndingComplete
 	case err == nil: // incomplete, as the side scan has found
 	case errors.Is(err, errClientWrite):
+		x.broken = true
 		c.streamEnded(ErrClientGone, EndingClientGone)
 	default:
+		x.broken = true
 		e := c.streamFault(err)
 		ending := EndingUpstreamCut
 		if errors.Is(e, ErrClientGone) {

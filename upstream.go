@@ -155,6 +155,9 @@ func copyHeader(dst, src http.Header, key string) {
 		if !passesDown(name) || len(values) == 0 {
 			continue
 		}
+		if name == "Content-Type" {
+			values = values[:1] // two would let readers differ
+		}
 		fresh := make([]string, len(values))
 		for i, v := range values {
 			fresh[i] = redact(v, key)
@@ -250,6 +253,7 @@ func unescaped(text, key string) string {
 		}
 		return string(rune(n))
 	})
+	plain = strings.ReplaceAll(plain, `\/`, "/")
 	if redact(plain, key) != plain {
 		return plain
 	}

@@ -18,18 +18,32 @@ type Usage struct {
 	ReasoningTokens  int64 // part of CompletionTokens
 }
 
-// wireUsage has the names of chat and of images side by side.
+// tokens is a count as an upstream writes it. One that is no whole number counts
+// as none, and does not spoil the others.
+type tokens int64
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (t *tokens) UnmarshalJSON(raw []byte) error {
+	var f float64
+	if json.Unmarshal(raw, &f) == nil && f >= 0 && f < 1<<53 {
+		*t = tokens(f)
+	}
+	return nil
+}
+
+// wireUsage has the names of chat and of images side by side; some servers send
+// both.
 type wireUsage struct {
-	Prompt        int64 `json:"prompt_tokens"`
-	Completion    int64 `json:"completion_tokens"`
-	Input         int64 `json:"input_tokens"`
-	Output        int64 `json:"output_tokens"`
-	Total         int64 `json:"total_tokens"`
+	Prompt        tokens `json:"prompt_tokens"`
+	Completion    tokens `json:"completion_tokens"`
+	Input         tokens `json:"input_tokens"`
+	Output        tokens `json:"output_tokens"`
+	Total         tokens `json:"total_tokens"`
 	PromptDetails struct {
-		Cached int64 `json:"cached_tokens"`
+		Cached tokens `json:"cached_tokens"`
 	} `json:"prompt_tokens_details"`
 	CompletionDetails struct {
-		Reasoning int64 `json:"reasoning_tokens"`
+		Reasoning tokens `json:"reasoning_tokens"`
 	} `json:"completion_tokens_details"`
 }
 
@@ -41,11 +55,11 @@ func readUsage(raw []byte) (u Usage, ok bool) {
 	}
 	return Usage{
 		Reported:         true,
-		PromptTokens:     w.Prompt + w.Input,
-		CompletionTokens: w.Completion + w.Output,
-		TotalTokens:      w.Total,
-		CachedTokens:     w.PromptDetails.Cached,
-		ReasoningTokens:  w.CompletionDetails.Reasoning,
+		PromptTokens:     int64(max(w.Prompt, w.Input)),
+		CompletionTokens: int64(max(w.Completion, w.Output)),
+		TotalTokens:      int64(w.Total),
+		CachedTokens:     int64(w.PromptDetails.Cached),
+		ReasoningTokens:  int64(w.CompletionDetails.Reasoning),
 	}, true
 }
 

@@ -75,9 +75,9 @@ func TestUpstreamGetsOurMessageAndModel(t *testing.T) {
 		{
 			"every other byte stays",
 			"\n{ \"seed\" : 9007199254740993, \"temperature\":1.10,\"x\":{\"model\":\"y\",\"messages\":[]},\n" +
-				"\t\"messages\" : [\n {\"role\":\"system\",\"content\":\"<你好> \\ud83d \\u003c\"} ] , \"stop\":null, \"model\" : \"z\", \"Model\":\"q\" }\n",
+				"\t\"messages\" : [\n {\"role\":\"system\",\"content\":\"<你好> \\ud83d \\u003c\"} ] , \"stop\":null, \"model\" : \"z\" }\n",
 			"\n{ \"seed\" : 9007199254740993, \"temperature\":1.10,\"x\":{\"model\":\"y\",\"messages\":[]},\n" +
-				"\t\"messages\" : [" + system + ",\n {\"role\":\"system\",\"content\":\"<你好> \\ud83d \\u003c\"} ] , \"stop\":null, \"model\" : " + forced + ", \"Model\":\"q\" }\n",
+				"\t\"messages\" : [" + system + ",\n {\"role\":\"system\",\"content\":\"<你好> \\ud83d \\u003c\"} ] , \"stop\":null, \"model\" : " + forced + " }\n",
 		},
 		{
 			"names with escapes",

@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -28,6 +29,7 @@ var (
 	ErrNotObject = errors.New("not a JSON object")
 	ErrDepth     = errors.New("nested too deeply")
 	ErrEncoding  = errors.New("not valid UTF-8")
+	ErrLength    = errors.New("longer than 4 GiB")
 )
 
 // Object is a checked JSON object. The zero value is an empty object of no
@@ -38,15 +40,35 @@ type Object struct {
 	members []member
 }
 
-// member is one top-level member: the key as it reads after unescaping, and
-// the offsets of its parts.
+// member is where the parts of one top-level member lie. It is small because a
+// hostile document can be little else than members.
 type member struct {
-	key                            []byte
-	keyStart, valueStart, valueEnd int
+	keyStart, keyEnd, valueStart, valueEnd uint32
+}
+
+// key returns the key of a member as it reads after unescaping.
+func (o *Object) key(m *member) string {
+	quoted := o.raw[m.keyStart:m.keyEnd]
+	if bytes.IndexByte(quoted, '\\') >= 0 {
+		return unquote(quoted)
+	}
+	return string(quoted[1 : len(quoted)-1])
+}
+
+// is compares the key of a member, without allocating for an ordinary one.
+func (o *Object) is(m *member, key string) bool {
+	quoted := o.raw[m.keyStart:m.keyEnd]
+	if bytes.IndexByte(quoted, '\\') >= 0 {
+		return unquote(quoted) == key
+	}
+	return string(quoted[1:len(quoted)-1]) == key
 }
 
 // Parse checks that raw is one JSON object and nothing else.
 func Parse(raw []byte) (Object, error) {
+	if len(raw) > math.MaxUint32 {
+		return Object{}, ErrLength
+	}
 	if !utf8.Valid(raw) {
 		return Object{}, ErrEncoding
 	}
@@ -88,27 +110,24 @@ func (o *Object) scanMembers(i int) (int, error) {
 	if i < len(raw) && raw[i] == '}' {
 		return i + 1, nil
 	}
-	o.members = make([]member, 0, 12)
+	o.members = make([]member, 0, 16)
 	for {
-		m := member{keyStart: i}
-		end, escaped := skipString(raw, i)
-		if end < 0 {
+		keyStart := i
+		keyEnd, _ := skipString(raw, i)
+		if keyEnd < 0 {
 			return 0, ErrSyntax
 		}
-		m.key = raw[i+1 : end-1]
-		if escaped {
-			m.key = []byte(unquote(raw[i:end]))
-		}
-		if i = skipSpace(raw, end); i >= len(raw) || raw[i] != ':' {
+		if i = skipSpace(raw, keyEnd); i >= len(raw) || raw[i] != ':' {
 			return 0, ErrSyntax
 		}
-		m.valueStart = skipSpace(raw, i+1)
-		var err error
-		if m.valueEnd, err = skipValue(raw, m.valueStart, 1); err != nil {
+		valueStart := skipSpace(raw, i+1)
+		valueEnd, err := skipValue(raw, valueStart, 1)
+		if err != nil {
 			return 0, err
 		}
-		o.members = append(o.members, m)
-		if i = skipSpace(raw, m.valueEnd); i >= len(raw) {
+		//nolint:gosec // Parse refuses longer documents
+		o.members = append(o.members, member{uint32(keyStart), uint32(keyEnd), uint32(valueStart), uint32(valueEnd)})
+		if i = skipSpace(raw, valueEnd); i >= len(raw) {
 			return 0, ErrSyntax
 		}
 		switch raw[i] {
@@ -135,7 +154,7 @@ func (o Object) Has(key string) bool {
 // returns the first value; see Repeated.
 func (o Object) Get(key string) (value []byte, ok bool) {
 	for i := range o.members {
-		if m := &o.members[i]; string(m.key) == key {
+		if m := &o.members[i]; o.is(m, key) {
 			return o.raw[m.valueStart:m.valueEnd], true
 		}
 	}
@@ -155,7 +174,7 @@ func (o Object) String(key string) (s string, ok bool) {
 func (o Object) Repeated(keys []string) string {
 	seen := make([]bool, len(keys))
 	for i := range o.members {
-		k := slices.Index(keys, string(o.members[i].key))
+		k := slices.Index(keys, o.key(&o.members[i]))
 		if k < 0 {
 			continue
 		}
@@ -163,6 +182,26 @@ func (o Object) Repeated(keys []string) string {
 			return keys[k]
 		}
 		seen[k] = true
+	}
+	return ""
+}
+
+// Ambiguous returns a key that readers could differ about: one that occurs more
+// than once, or that equals one of keys in all but case (Unicode simple
+// folding). "" means there is none.
+func (o Object) Ambiguous(keys []string) string {
+	seen := make(map[string]bool, len(o.members))
+	for i := range o.members {
+		key := o.key(&o.members[i])
+		if seen[key] {
+			return key
+		}
+		seen[key] = true
+		for _, k := range keys {
+			if k != key && strings.EqualFold(k, key) {
+				return key
+			}
+		}
 	}
 	return ""
 }
@@ -203,15 +242,15 @@ func (o Object) With(fields ...Field) []byte {
 func (o Object) Without(key string) []byte {
 	for i := range o.members {
 		m := &o.members[i]
-		if string(m.key) != key {
+		if !o.is(m, key) {
 			continue
 		}
-		from, to := m.keyStart, m.valueEnd
+		from, to := int(m.keyStart), int(m.valueEnd)
 		switch {
 		case i > 0: // the comma before it goes too
-			from = o.members[i-1].valueEnd
+			from = int(o.members[i-1].valueEnd)
 		case len(o.members) > 1: // or, for the first, the comma behind it
-			to = o.members[1].keyStart
+			to = int(o.members[1].keyStart)
 		}
 		return cut(o.raw, from, to, nil)
 	}
@@ -223,8 +262,8 @@ func (o Object) Without(key string) []byte {
 // document itself.
 func (o Object) Replace(key string, value []byte) []byte {
 	for i := range o.members {
-		if m := &o.members[i]; string(m.key) == key {
-			return cut(o.raw, m.valueStart, m.valueEnd, value)
+		if m := &o.members[i]; o.is(m, key) {
+			return cut(o.raw, int(m.valueStart), int(m.valueEnd), value)
 		}
 	}
 	return o.raw
@@ -264,6 +303,25 @@ func MapStrings(raw []byte, change func(string) string) []byte {
 		return raw
 	}
 	return append(out, raw[last:]...)
+}
+
+// Values returns about how many values raw, a well-formed JSON value, holds, for
+// bounding what decoding it would take.
+func Values(raw []byte) int {
+	n := 1
+	for i := 0; i < len(raw); i++ {
+		switch raw[i] {
+		case '"':
+			end, _ := skipString(raw, i)
+			if end < 0 {
+				return n
+			}
+			i = end - 1
+		case ',', '[', '{':
+			n++
+		}
+	}
+	return n
 }
 
 // Quote returns s as a JSON string. Bytes that are no UTF-8 become U+FFFD, and

@@ -12,7 +12,8 @@ var ErrTooLong = errors.New("the event is too long")
 type Reader struct {
 	src  io.Reader
 	max  int
-	buf  []byte // read, not looked at yet
+	buf  []byte // read, not taken yet
+	seen int    // how much of buf holds no line end
 	data []byte
 	any  bool // data holds a line, which may be empty
 	torn bool // the last line ended with a CR that may be half a CRLF
@@ -53,15 +54,17 @@ func (r *Reader) line() ([]byte, bool) {
 	if r.torn && len(r.buf) > 0 {
 		r.torn = false
 		if r.buf[0] == '\n' {
-			r.buf = r.buf[1:]
+			r.buf, r.seen = r.buf[1:], 0
 		}
 	}
-	line, rest, ok := NextLine(r.buf)
+	tail, rest, ok := NextLine(r.buf[r.seen:])
 	if !ok {
+		r.seen = len(r.buf)
 		return nil, false
 	}
+	line := r.buf[:r.seen+len(tail)]
 	r.torn = len(rest) == 0 && r.buf[len(r.buf)-1] == '\r'
-	r.buf = rest
+	r.buf, r.seen = rest, 0
 	return line, true
 }
 
@@ -93,7 +96,7 @@ func (r *Reader) last() ([]byte, error) {
 	if errors.Is(r.err, io.EOF) {
 		if len(r.buf) > 0 {
 			line := r.buf
-			r.buf = nil
+			r.buf, r.seen = nil, 0
 			if err := r.add(line); err != nil {
 				return nil, err
 			}
