@@ -224,7 +224,7 @@ func (c *call) send(p payload) (*reply, error) {
 	defer timer.Stop()
 	c.out.Attempts = 1
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
-	res, err := c.h.upstream.transport.RoundTrip(c.request(p)) //nolint:bodyclose // call.end closes it
+	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
 	switch {
 	case err != nil:
 		return nil, c.fault(err)

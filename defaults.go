@@ -61,6 +61,9 @@ var otherKinds = []string{"search", "audio", "realtime"}
 
 // fieldsFor returns the parameters that model gets.
 func fieldsFor(rows []defaultsRow, model string) []jsonobj.Field {
+	if !strings.HasPrefix(model, "gpt-") && !strings.HasPrefix(model, "dall-e-") {
+		return nil // as for every other id; patterns take longer to say so
+	}
 	for _, kind := range otherKinds {
 		if strings.Contains(model, kind) {
 			return nil

@@ -98,7 +98,7 @@ func gqlAudits() []gqlAudit {
 		{id: "5E5B", level: auditShould, accept: auditGraphQL, body: auditUnknown, noData: true},
 		{id: "86EE", level: auditShould, accept: auditGraphQL, body: auditCoerce, lo: 400, hi: 400},
 	}
-	notText := []string{`{"obj":"ect"}`, `0`, `false`, `["array"]`}
+	notText := []string{`{"an":"object"}`, `0`, `false`, `["array"]`}
 	notMap := []string{`"string"`, `0`, `false`, `["array"]`}
 	for i, digit := range []string{"0", "1", "2", "3"} {
 		list = append(list,

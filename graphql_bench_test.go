@@ -3,10 +3,12 @@
 package proxy_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,20 +64,30 @@ func BenchmarkGetAIResponse(b *testing.B) {
 			}
 		})
 	}
-	b.Run("ratio", func(b *testing.B) {
-		const each = 50
-		var cpu [2]time.Duration
-		for b.Loop() {
-			for i, call := range []benchCall{rest, graphQL} {
-				began := cpuTime()
-				for range each {
-					call.over(b, srv)
+	client := srv.Client().Transport.(*http.Transport)
+	client.MaxIdleConnsPerHost = 32
+	for _, connections := range []int{1, 32} {
+		b.Run(fmt.Sprintf("ratio/connections=%d", connections), func(b *testing.B) {
+			const each = 64
+			var cpu [2]time.Duration
+			for b.Loop() {
+				for i, call := range []benchCall{rest, graphQL} {
+					began := cpuTime()
+					var wg sync.WaitGroup
+					for range connections {
+						wg.Go(func() {
+							for range each / connections {
+								call.over(b, srv)
+							}
+						})
+					}
+					wg.Wait()
+					cpu[i] += cpuTime() - began
 				}
-				cpu[i] += cpuTime() - began
 			}
-		}
-		b.ReportMetric(float64(cpu[1])/float64(cpu[0]), "ratio-cpu")
-	})
+			b.ReportMetric(float64(cpu[1])/float64(cpu[0]), "ratio-cpu")
+		})
+	}
 }
 
 const benchCompletion = `{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello! How can I help you today?","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21},"system_fingerprint":"fp"}`

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/gqldoc"
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
 
 // chatRequest is a chat that GraphQL asks for: the body for the upstream, and
@@ -130,17 +130,18 @@ func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, e
 		}
 		role, _ := m["role"].(string)
 		content, _ := m["content"].(string)
-		raw := json.RawMessage(bytes.TrimSpace(encodeJSON(m)))
-		turn := g.textMessage(role, "")
-		turn.Content, turn.Body = content, raw
-		turns, wire = append(turns, turn), append(wire, raw)
+		raw := json.RawMessage(jsonobj.Append(nil, m))
+		wire = append(wire, raw)
+		turns = append(turns, Message{
+			ID: "msg_" + g.digits() + "_" + role, Role: role, Content: content, Time: time.Now(), Body: raw,
+		})
 	}
 	return turns, wire, nil
 }
 
 // open makes a call through the same path as REST.
 func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, error) {
-	o, err := g.h.parseBody(encodeJSON(body))
+	o, err := g.h.parseBody(jsonobj.Append(nil, body))
 	if err != nil {
 		return nil, err
 	}
@@ -182,53 +183,6 @@ func (rep *reply) read(read func(c *call, answer []byte) error) error {
 	return read(rep.call, raw)
 }
 
-// chatReply is what is read of a chat completion, or of a chunk of one.
-type chatReply struct {
-	ID          string          `json:"id"`
-	Model       string          `json:"model"`
-	Fingerprint string          `json:"system_fingerprint"`
-	Choices     []replyChoice   `json:"choices"`
-	Usage       json.RawMessage `json:"usage"`
-	Error       json.RawMessage `json:"error"`
-}
-
-type replyChoice struct {
-	Index        int             `json:"index"`
-	Message      replyMessage    `json:"message"`
-	Delta        replyMessage    `json:"delta"`
-	FinishReason string          `json:"finish_reason"`
-	Logprobs     json.RawMessage `json:"logprobs"`
-}
-
-type replyMessage struct {
-	Role             string     `json:"role,omitempty"`
-	Content          *string    `json:"content"`
-	Refusal          *string    `json:"refusal,omitempty"`
-	Reasoning        *string    `json:"reasoning,omitempty"`
-	ReasoningContent *string    `json:"reasoning_content,omitempty"`
-	ToolCalls        []toolCall `json:"tool_calls,omitempty"`
-}
-
-// toolCall is a call of a function or of a custom tool, whole or as a delta.
-// (go-openai's drops empty arguments and custom tools.)
-type toolCall struct {
-	Index    *int          `json:"index,omitempty"`
-	ID       string        `json:"id,omitempty"`
-	Type     string        `json:"type,omitempty"`
-	Function *toolFunction `json:"function,omitempty"`
-	Custom   *toolCustom   `json:"custom,omitempty"`
-}
-
-type toolFunction struct {
-	Name      string `json:"name,omitempty"`
-	Arguments string `json:"arguments"`
-}
-
-type toolCustom struct {
-	Name  string `json:"name,omitempty"`
-	Input string `json:"input"`
-}
-
 func (g *graphQL) getAIResponse(ctx context.Context, p gqldoc.Params) (any, error) {
 	req, err := g.chatRequest(ctx, p.Args)
 	if err != nil {
@@ -236,7 +190,7 @@ func (g *graphQL) getAIResponse(ctx context.Context, p gqldoc.Params) (any, erro
 	}
 	var reply chatReply
 	err = g.ask(exchangeOf(ctx), RouteChat, req.body, func(c *call, answer []byte) error {
-		if err := json.Unmarshal(answer, &reply); err != nil || len(reply.Choices) == 0 {
+		if reply, err = readReply(answer, "message"); err != nil || len(reply.Choices) == 0 {
 			return answerFault(reply, err, c.key)
 		}
 		return nil
@@ -244,7 +198,7 @@ func (g *graphQL) getAIResponse(ctx context.Context, p gqldoc.Params) (any, erro
 	if err != nil {
 		return nil, fieldFailed(err)
 	}
-	return g.finish(ctx, req, reply)
+	return g.finish(ctx, req, reply), nil
 }
 
 // answerFault is for an answer of status 200 that holds no answer.
@@ -262,15 +216,15 @@ func answerFault(reply chatReply, cause error, key string) *Error {
 }
 
 // finish remembers a finished turn and shows it.
-func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply) (_ map[string]any, err error) {
+func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply) map[string]any {
 	m, shown := g.replyMessage(reply)
 	fields := turnFields(req.sessionID, m, shown)
 	if req.sessionID == "" {
-		return fields, nil
+		return fields
 	}
-	if m.Reply, err = json.Marshal(shown); err != nil {
-		return nil, err
-	}
+	said := reply.Choices[0].Message
+	m.Body = encodeJSON(replyMessage{Role: roleAssistant, Content: said.Content, Refusal: said.Refusal, ToolCalls: said.ToolCalls})
+	m.Reply = encodeJSON(shown)
 	if err := g.chats.append(ctx, req.sessionID, append(slices.Clip(req.turns), m)...); err != nil {
 		// The answer is paid for and there; only the memory of it is missing.
 		outcome, failure := writeRefused(err)
@@ -280,144 +234,5 @@ func (g *graphQL) finish(ctx context.Context, req *chatRequest, reply chatReply)
 		}
 		fields["error"] = outcome
 	}
-	return fields, nil
-}
-
-// storedReply is what a turn of the assistant shows beside its text.
-type storedReply struct {
-	Refusal      *string         `json:"refusal,omitempty"`
-	Reasoning    *string         `json:"reasoning,omitempty"`
-	NoContent    bool            `json:"noContent,omitempty"`
-	ToolCalls    []toolCall      `json:"toolCalls,omitempty"`
-	FinishReason string          `json:"finishReason,omitempty"`
-	Choices      []replyChoice   `json:"choices,omitempty"`
-	Model        string          `json:"model,omitempty"`
-	Fingerprint  string          `json:"fingerprint,omitempty"`
-	Usage        json.RawMessage `json:"usage,omitempty"`
-}
-
-// replyMessage makes a turn of an answer; it is its first choice.
-func (g *graphQL) replyMessage(reply chatReply) (Message, *storedReply) {
-	first := reply.Choices[0]
-	said := first.Message
-	stored := &storedReply{
-		Refusal: said.Refusal, Reasoning: said.reasoning(), NoContent: said.Content == nil,
-		ToolCalls: said.ToolCalls, FinishReason: first.FinishReason,
-		Model: reply.Model, Fingerprint: reply.Fingerprint, Usage: reply.Usage,
-	}
-	if len(reply.Choices) > 1 {
-		stored.Choices = reply.Choices
-	}
-	wire := replyMessage{Role: roleAssistant, Content: said.Content, Refusal: said.Refusal, ToolCalls: said.ToolCalls}
-	m := Message{ID: reply.ID, Role: roleAssistant, Time: time.Now(), Body: encodeJSON(wire)}
-	if m.ID == "" {
-		m.ID = "msg_" + g.digits() + "_ai"
-	}
-	if said.Content != nil {
-		m.Content = *said.Content
-	}
-	return m, stored
-}
-
-func (m replyMessage) reasoning() *string {
-	if m.Reasoning != nil {
-		return m.Reasoning
-	}
-	return m.ReasoningContent
-}
-
-// messageFields shows a stored turn as a ChatMessage.
-func messageFields(sessionID string, m Message) map[string]any {
-	var r storedReply
-	if len(m.Reply) == 0 || json.Unmarshal(m.Reply, &r) != nil {
-		return turnFields(sessionID, m, nil)
-	}
-	return turnFields(sessionID, m, &r)
-}
-
-// turnFields shows a turn; r is nil for one that is not the assistant's.
-func turnFields(sessionID string, m Message, r *storedReply) map[string]any {
-	fields := map[string]any{
-		"id": m.ID, "role": m.Role, "isUser": m.Role == roleUser, "content": m.Content,
-		"timestamp": timestamp(m.Time), "success": true,
-	}
-	if sessionID != "" {
-		fields["sessionId"] = sessionID
-	}
-	if r == nil {
-		return fields
-	}
-	if r.NoContent {
-		fields["content"] = nil
-	}
-	fields["refusal"], fields["reasoning"] = text(r.Refusal), text(r.Reasoning)
-	fields["toolCalls"] = toolCallFields(r.ToolCalls)
-	fields["finishReason"], fields["model"] = orNull(r.FinishReason), orNull(r.Model)
-	fields["systemFingerprint"], fields["usage"] = orNull(r.Fingerprint), usageFields(r.Usage)
-	if len(r.Choices) > 0 {
-		fields["choices"] = choiceFields(r.Choices)
-	}
 	return fields
-}
-
-func choiceFields(choices []replyChoice) []any {
-	out := make([]any, len(choices))
-	for i, c := range choices {
-		fields := map[string]any{
-			"index": c.Index, "content": text(c.Message.Content), "refusal": text(c.Message.Refusal),
-			"finishReason": orNull(c.FinishReason), "toolCalls": toolCallFields(c.Message.ToolCalls),
-		}
-		if len(c.Logprobs) > 0 && !isNull(c.Logprobs) {
-			fields["logprobs"] = c.Logprobs
-		}
-		out[i] = fields
-	}
-	return out
-}
-
-func toolCallFields(calls []toolCall) any {
-	if len(calls) == 0 {
-		return nil
-	}
-	out := make([]any, len(calls))
-	for i, c := range calls {
-		fields := map[string]any{"id": orNull(c.ID), "type": orNull(c.Type)}
-		if f := c.Function; f != nil {
-			fields["name"], fields["arguments"] = orNull(f.Name), f.Arguments
-		}
-		if f := c.Custom; f != nil {
-			fields["name"], fields["arguments"] = orNull(f.Name), f.Input
-		}
-		if c.Index != nil {
-			fields["index"] = *c.Index
-		}
-		out[i] = fields
-	}
-	return out
-}
-
-func usageFields(raw json.RawMessage) any {
-	u, ok := readUsage(raw)
-	if !ok {
-		return nil
-	}
-	return map[string]any{
-		"promptTokens": int(u.PromptTokens), "completionTokens": int(u.CompletionTokens), "totalTokens": int(u.TotalTokens),
-		"cachedTokens": int(u.CachedTokens), "reasoningTokens": int(u.ReasoningTokens),
-	}
-}
-
-// text is a nullable text as GraphQL takes it.
-func text(s *string) any {
-	if s == nil {
-		return nil
-	}
-	return *s
-}
-
-func orNull(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
 }

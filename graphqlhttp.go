@@ -249,10 +249,12 @@ func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 		return graphQLRequest{}, badRequest(CodeInvalidRequest, "variables", "The variables hold more than %d values.", maxValues)
 	}
 	if v := raw["variables"]; v != nil {
-		dec := json.NewDecoder(bytes.NewReader(v))
-		dec.UseNumber()
-		if !json.Valid(v) || dec.Decode(&req.variables) != nil {
+		variables, err := jsonobj.Parse(v)
+		if err != nil && !isNull(v) {
 			return wrong("variables", "an object")
+		}
+		if err == nil {
+			req.variables, _ = jsonobj.Decode(variables.Bytes()).(map[string]any)
 		}
 	}
 	if v := raw["extensions"]; v != nil {

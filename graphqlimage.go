@@ -37,8 +37,7 @@ func (g *graphQL) generateImage(ctx context.Context, p gqldoc.Params) (any, erro
 			return errBadResponse(err)
 		}
 		if len(reply.Data) == 0 {
-			var failed chatReply // an error object with status 200 looks alike everywhere
-			err := json.Unmarshal(answer, &failed)
+			failed, err := readReply(answer, "") // an error object with status 200 looks alike everywhere
 			return answerFault(failed, err, c.key)
 		}
 		return json.Unmarshal(c.sent, &sent)

@@ -1,8 +1,8 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -204,10 +204,7 @@ func (s *chatStream) each(ctx context.Context, emit func(map[string]any) error) 
 	for i, sum := range s.choices {
 		s.sum.Choices = append(s.sum.Choices, sum.choice(i))
 	}
-	message, err := s.g.finish(ctx, s.req, s.sum)
-	if err != nil {
-		return err
-	}
+	message := s.g.finish(ctx, s.req, s.sum)
 	last := map[string]any{"id": message["id"], "done": true, "usage": message["usage"], "message": message}
 	if s.req.sessionID != "" {
 		last["sessionId"] = s.req.sessionID
@@ -240,8 +237,8 @@ func (s *chatStream) deltas(emit func(map[string]any) error) error {
 			s.ended = true
 			continue
 		}
-		var chunk chatReply
-		if err := json.Unmarshal(data, &chunk); err != nil {
+		chunk, err := readReply(data, "delta")
+		if err != nil {
 			return errBadResponse(err)
 		}
 		if len(chunk.Error) > 0 && !isNull(chunk.Error) {
@@ -268,7 +265,7 @@ func (s *chatStream) add(chunk chatReply) []map[string]any {
 		s.sum.Fingerprint = chunk.Fingerprint
 	}
 	if len(chunk.Usage) > 0 && !isNull(chunk.Usage) {
-		s.sum.Usage = chunk.Usage
+		s.sum.Usage = bytes.Clone(chunk.Usage) // the reader uses its buffer again
 	}
 	var out []map[string]any
 	for _, c := range chunk.Choices {
@@ -278,15 +275,15 @@ func (s *chatStream) add(chunk chatReply) []map[string]any {
 		for len(s.choices) <= c.Index {
 			s.choices = append(s.choices, &choiceSum{})
 		}
-		s.choices[c.Index].add(c.Delta)
+		s.choices[c.Index].add(c.Message)
 		if c.FinishReason != "" {
 			s.choices[c.Index].finish = c.FinishReason
 			s.ended = true
 		}
 		delta := map[string]any{
-			"id": orNull(s.sum.ID), "index": c.Index, "done": false, "role": orNull(c.Delta.Role),
-			"content": text(c.Delta.Content), "refusal": text(c.Delta.Refusal), "reasoning": text(c.Delta.reasoning()),
-			"toolCalls": toolCallFields(c.Delta.ToolCalls), "finishReason": orNull(c.FinishReason),
+			"id": orNull(s.sum.ID), "index": c.Index, "done": false, "role": orNull(c.Message.Role),
+			"content": text(c.Message.Content), "refusal": text(c.Message.Refusal), "reasoning": text(c.Message.Reasoning),
+			"toolCalls": toolCallFields(c.Message.ToolCalls), "finishReason": orNull(c.FinishReason),
 		}
 		if s.req.sessionID != "" {
 			delta["sessionId"] = s.req.sessionID
@@ -337,7 +334,7 @@ func (t *textSum) text() *string {
 func (s *choiceSum) add(d replyMessage) {
 	s.content.add(d.Content)
 	s.refusal.add(d.Refusal)
-	s.reasoning.add(d.reasoning())
+	s.reasoning.add(d.Reasoning)
 	for _, call := range d.ToolCalls {
 		at := len(s.calls)
 		if call.Index != nil {

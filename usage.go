@@ -3,6 +3,8 @@ package proxy
 import (
 	"bytes"
 	"encoding/json"
+	"math"
+	"strconv"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 	"github.com/openai-proxy-go/proxy/internal/sse"
@@ -18,49 +20,43 @@ type Usage struct {
 	ReasoningTokens  int64 // part of CompletionTokens
 }
 
-// tokens is a count as an upstream writes it. One that is no whole number counts
+// readUsage reads a usage object, in the names of chat or of images; some servers
+// send both. Anything else is no usage. A count that is no whole number counts
 // as none, and does not spoil the others.
-type tokens int64
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (t *tokens) UnmarshalJSON(raw []byte) error {
-	var f float64
-	if json.Unmarshal(raw, &f) == nil && f >= 0 && f < 1<<53 {
-		*t = tokens(f)
-	}
-	return nil
-}
-
-// wireUsage has the names of chat and of images side by side; some servers send
-// both.
-type wireUsage struct {
-	Prompt        tokens `json:"prompt_tokens"`
-	Completion    tokens `json:"completion_tokens"`
-	Input         tokens `json:"input_tokens"`
-	Output        tokens `json:"output_tokens"`
-	Total         tokens `json:"total_tokens"`
-	PromptDetails struct {
-		Cached tokens `json:"cached_tokens"`
-	} `json:"prompt_tokens_details"`
-	CompletionDetails struct {
-		Reasoning tokens `json:"reasoning_tokens"`
-	} `json:"completion_tokens_details"`
-}
-
-// readUsage decodes a usage object; anything else is no usage.
 func readUsage(raw []byte) (u Usage, ok bool) {
-	var w wireUsage
-	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, &w) != nil {
+	o, err := jsonobj.Parse(raw)
+	if err != nil {
 		return Usage{}, false
 	}
 	return Usage{
 		Reported:         true,
-		PromptTokens:     int64(max(w.Prompt, w.Input)),
-		CompletionTokens: int64(max(w.Completion, w.Output)),
-		TotalTokens:      int64(w.Total),
-		CachedTokens:     int64(w.PromptDetails.Cached),
-		ReasoningTokens:  int64(w.CompletionDetails.Reasoning),
+		PromptTokens:     max(tokens(o, "prompt_tokens"), tokens(o, "input_tokens")),
+		CompletionTokens: max(tokens(o, "completion_tokens"), tokens(o, "output_tokens")),
+		TotalTokens:      tokens(o, "total_tokens"),
+		CachedTokens:     detail(o, "prompt_tokens_details", "cached_tokens"),
+		ReasoningTokens:  detail(o, "completion_tokens_details", "reasoning_tokens"),
 	}, true
+}
+
+func tokens(o jsonobj.Object, key string) int64 {
+	raw, _ := o.Get(key)
+	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil && n >= 0 {
+		return n
+	}
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || f < 0 || f > 1<<53 || f != math.Trunc(f) {
+		return 0
+	}
+	return int64(f)
+}
+
+func detail(o jsonobj.Object, details, key string) int64 {
+	raw, _ := o.Get(details)
+	inner, err := jsonobj.Parse(raw)
+	if err != nil {
+		return 0
+	}
+	return tokens(inner, key)
 }
 
 // bodyUsage finds the usage of a whole JSON answer.

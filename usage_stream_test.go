@@ -87,10 +87,10 @@ func eventStreams() []struct {
 		return `data: {"choices":[{"index":0,"delta":{"content":"` + content + `"}}],"usage":null}` + "\n\n"
 	}
 	const done = "data: [DONE]\n\n"
-	with := func(old, new string) []string {
+	with := func(before, after string) []string {
 		events := []string{chunk("Hel"), chunk("lo"), usageEvent, done}
 		for i := range events {
-			events[i] = strings.ReplaceAll(events[i], old, new)
+			events[i] = strings.ReplaceAll(events[i], before, after)
 		}
 		return events
 	}

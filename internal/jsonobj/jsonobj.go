@@ -113,7 +113,7 @@ func (o *Object) scanMembers(i int) (int, error) {
 	o.members = make([]member, 0, 16)
 	for {
 		keyStart := i
-		keyEnd, _ := skipString(raw, i)
+		keyEnd := skipString(raw, i)
 		if keyEnd < 0 {
 			return 0, ErrSyntax
 		}
@@ -288,7 +288,7 @@ func MapStrings(raw []byte, change func(string) string) []byte {
 			i++
 			continue
 		}
-		end, _ := skipString(raw, i)
+		end := skipString(raw, i)
 		if end < 0 {
 			break
 		}
@@ -305,6 +305,25 @@ func MapStrings(raw []byte, change func(string) string) []byte {
 	return append(out, raw[last:]...)
 }
 
+// Elements returns the raw elements of raw, a well-formed JSON value, if it is an
+// array.
+func Elements(raw []byte) (elements [][]byte, ok bool) {
+	if len(raw) == 0 || raw[0] != '[' {
+		return nil, false
+	}
+	for i := skipSpace(raw, 1); raw[i] != ']'; {
+		end, err := skipValue(raw, i, 0)
+		if err != nil {
+			return nil, false
+		}
+		elements = append(elements, raw[i:end])
+		if i = skipSpace(raw, end); raw[i] == ',' {
+			i = skipSpace(raw, i+1)
+		}
+	}
+	return elements, true
+}
+
 // Values returns about how many values raw, a well-formed JSON value, holds, for
 // bounding what decoding it would take.
 func Values(raw []byte) int {
@@ -312,7 +331,7 @@ func Values(raw []byte) int {
 	for i := 0; i < len(raw); i++ {
 		switch raw[i] {
 		case '"':
-			end, _ := skipString(raw, i)
+			end := skipString(raw, i)
 			if end < 0 {
 				return n
 			}

@@ -112,7 +112,7 @@ func closeValues(b []byte, i int, open *nest) (int, error) {
 
 // skipKey checks a key and its colon; it returns -1 if they are not there.
 func skipKey(b []byte, i int) int {
-	end, _ := skipString(b, i)
+	end := skipString(b, i)
 	if end < 0 {
 		return -1
 	}
@@ -126,7 +126,7 @@ func skipScalar(b []byte, i int) (int, error) {
 	end := -1
 	switch c := b[i]; {
 	case c == '"':
-		end, _ = skipString(b, i)
+		end = skipString(b, i)
 	case c == '-' || isDigit(c):
 		end = skipNumber(b, i)
 	case c == 't':
@@ -213,24 +213,23 @@ func plain(b []byte, i int) int {
 	return i
 }
 
-// skipString checks the string at i and reports whether it has escapes; the
-// returned offset is -1 if there is no well-formed string.
-func skipString(b []byte, i int) (end int, escaped bool) {
+// skipString checks the string at i; it returns -1 if there is no well-formed
+// one.
+func skipString(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
-		return -1, false
+		return -1
 	}
 	i++
 	for {
 		i = plain(b, i)
 		if i >= len(b) || b[i] < 0x20 {
-			return -1, escaped
+			return -1
 		}
 		if b[i] == '"' {
-			return i + 1, escaped
+			return i + 1
 		}
-		escaped = true
 		if i = skipEscape(b, i+1); i < 0 {
-			return -1, true
+			return -1
 		}
 	}
 }
