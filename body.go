@@ -146,7 +146,7 @@ func (h *Handler) parseBody(body []byte) (jsonobj.Object, error) {
 		return o, badRequest(CodeDuplicateKey, key, "%s occurs more than once", key)
 	}
 	if h.cfg.hooks.judge() {
-		if key := o.Ambiguous(guardedKeys); key != "" {
+		if key, ok := o.Ambiguous(guardedKeys); ok {
 			return o, badRequest(CodeDuplicateKey, key, "%q can be read in two ways", key)
 		}
 	}

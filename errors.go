@@ -67,6 +67,9 @@ type Error struct {
 // Error returns code, message and cause. It is meant for logs: it may hold
 // details that the caller is not told.
 func (e *Error) Error() string {
+	if e == nil {
+		return "nil *proxy.Error" // a hook's typed nil
+	}
 	text := fmt.Sprintf("%s (%d): %s", e.code(), e.status(), e.message())
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
@@ -75,7 +78,12 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // Sentinel causes, found with errors.Is in Outcome.Err.
 var (

@@ -128,7 +128,7 @@ func guardedLike(name string) string {
 
 // formValue reads a short value that stands in the form as it is.
 func formValue(part *multipart.Part) (string, error) {
-	switch strings.ToLower(part.Header.Get("Content-Transfer-Encoding")) {
+	switch strings.ToLower(strings.Join(part.Header["Content-Transfer-Encoding"], ",")) {
 	case "", "7bit", "8bit", "binary":
 	default:
 		return "", badForm(errors.New("a value is encoded"))

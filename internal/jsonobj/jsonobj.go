@@ -187,23 +187,22 @@ func (o Object) Repeated(keys []string) string {
 }
 
 // Ambiguous returns a key that readers could differ about: one that occurs more
-// than once, or that equals one of keys in all but case (Unicode simple
-// folding). "" means there is none.
-func (o Object) Ambiguous(keys []string) string {
+// than once, or that equals one of keys in all but case (Unicode simple folding).
+func (o Object) Ambiguous(keys []string) (key string, ok bool) {
 	seen := make(map[string]bool, len(o.members))
 	for i := range o.members {
 		key := o.key(&o.members[i])
 		if seen[key] {
-			return key
+			return key, true
 		}
 		seen[key] = true
 		for _, k := range keys {
 			if k != key && strings.EqualFold(k, key) {
-				return key
+				return key, true
 			}
 		}
 	}
-	return ""
+	return "", false
 }
 
 // Field is a member to add: a key and its raw JSON value.
