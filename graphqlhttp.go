@@ -239,7 +239,8 @@ func readParameters(raw map[string][]byte) (req graphQLRequest, err error) {
 		e.graphQL = "PERSISTED_QUERY_NOT_SUPPORTED"
 		return graphQLRequest{}, e
 	}
-	if json.Unmarshal(raw["query"], &req.query) != nil || isNull(raw["query"]) {
+	var ok bool
+	if req.query, ok = jsonobj.Text(raw["query"]); !ok {
 		return wrong("query", "a string")
 	}
 	if v := raw["operationName"]; v != nil && json.Unmarshal(v, &req.operationName) != nil {

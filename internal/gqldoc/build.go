@@ -212,8 +212,16 @@ func property(p graphql.ResolveParams) (any, error) {
 
 // checked refuses functions. graphql-go would take one for a thunk and call it
 // outside every guard, those of a mutation in random order.
+//
+// graphql-go serializes a string through fmt, and a pointer to one directly.
 func checked(v any) (any, error) {
-	if v != nil && reflect.TypeOf(v).Kind() == reflect.Func {
+	switch s := v.(type) {
+	case nil, bool, int, map[string]any, []any:
+		return v, nil
+	case string:
+		return &s, nil
+	}
+	if reflect.TypeOf(v).Kind() == reflect.Func {
 		return nil, &failure{resolverError(fmt.Errorf("gqldoc: a resolver returned a %T", v))}
 	}
 	return v, nil

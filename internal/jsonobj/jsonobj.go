@@ -163,11 +163,16 @@ func (o Object) Get(key string) (value []byte, ok bool) {
 
 // String returns the value of key if it is a JSON string, unescaped.
 func (o Object) String(key string) (s string, ok bool) {
-	v, ok := o.Get(key)
-	if !ok || v[0] != '"' {
+	v, _ := o.Get(key)
+	return Text(v)
+}
+
+// Text returns the text of raw, a well-formed JSON value, if it is a string.
+func Text(raw []byte) (s string, ok bool) {
+	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
-	return unquote(v), true
+	return unquote(raw), true
 }
 
 // Repeated returns the first of keys that occurs more than once, or "".
