@@ -95,7 +95,8 @@
 // # Hooks
 //
 // [Hooks] sees every call: Admit may refuse it, Rewrite may change its body, Done
-// learns what became of it, with the tokens used.
+// learns what became of it, with the tokens used. Where Admit or Rewrite is set, a
+// body that two readers could take in two ways is refused.
 //
 // # Limits
 //
