@@ -129,10 +129,10 @@ func readGrowing(src io.Reader, length int64) ([]byte, error) {
 	}
 }
 
-// parseBody checks a JSON body and its guarded keys. Where a hook judges the
-// body, nothing may stand in it that another reader could take for something
+// parseBody checks a JSON body and its guarded keys. Where anybody judges
+// the body, nothing may stand in it that another reader could take for something
 // else: no key twice, and none that differs from a guarded one in case only.
-func (h *Handler) parseBody(body []byte) (jsonobj.Object, error) {
+func (x *exchange) parseBody(body []byte) (jsonobj.Object, error) {
 	o, err := jsonobj.Parse(body)
 	if err != nil {
 		e := badRequest(CodeInvalidJSON, "", "Request body is not valid JSON")
@@ -142,11 +142,12 @@ func (h *Handler) parseBody(body []byte) (jsonobj.Object, error) {
 		}
 		return o, e
 	}
-	if key := o.Repeated(guardedKeys); key != "" {
+	guarded := x.guarded()
+	if key := o.Repeated(guarded); key != "" {
 		return o, badRequest(CodeDuplicateKey, key, "%s occurs more than once", key)
 	}
-	if h.cfg.hooks.judge() {
-		if key, ok := o.Ambiguous(guardedKeys); ok {
+	if x.judged() {
+		if key, ok := o.Ambiguous(guarded); ok {
 			return o, badRequest(CodeDuplicateKey, key, "%q can be read in two ways", key)
 		}
 	}

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
+	"net"
 	"net/http"
-	"runtime/debug"
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
@@ -14,19 +13,26 @@ import (
 
 // call is one upstream call from admission to Done.
 type call struct {
-	h         *Handler
-	x         *exchange // the HTTP request that caused it
-	info      Call
-	ctx       context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
-	cancel    context.CancelCauseFunc
-	start     time.Time
-	key       string
-	admitted  bool
-	hideUsage bool      // we asked for usage, the client did not
-	sent      []byte    // the request body
-	body      io.Closer // the answer, once there is one
-	unwatch   func() bool
-	out       Outcome
+	h          *Handler
+	x          *exchange // the HTTP request that caused it
+	info       Call
+	ctx        context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
+	cancel     context.CancelCauseFunc
+	start      time.Time
+	key        string
+	admitted   bool
+	hideUsage  bool                          // we asked for usage, the client did not
+	payload    *payload                      // what is sent
+	settleWith func(context.Context, Amount) // of the limiter, until it is called
+	worked     bool                          // the upstream may have done what is paid for
+	broken     bool                          // it was reached, and broke off without an answer
+	answer     int64                         // bytes of its whole answer
+	scan       *usageScan                    // of its stream
+	upstreamID string                        // the upstream's X-Request-Id
+	body       io.Closer                     // the answer, once there is one
+	unwatch    func() bool
+	drain      *drain // nil: a client that leaves ends the call
+	out        Outcome
 }
 
 // Causes that end a call from our side, as found with context.Cause.
@@ -58,6 +64,10 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 		c.failed(err)
 		c.end()
 	}()
+	if err = x.judge(info, &p); err != nil {
+		return nil, err
+	}
+	p.render()
 	if err = h.cfg.hooks.admit(c.ctx, c.info); err != nil {
 		return nil, c.hookFailed(err)
 	}
@@ -68,11 +78,8 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 	if c.info.Stream && p.cannotStream {
 		return nil, errCannotStream()
 	}
-	if c.key, err = c.findKey(); err != nil {
-		return nil, err
-	}
-	x.key, c.sent = c.key, p.body
-	rep, err := c.send(p)
+	c.payload = &p
+	rep, err := c.try(&p)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +90,11 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 // begin registers a call, unless the handler is shutting down.
 func (h *Handler) begin(x *exchange, info Call) (*call, error) {
 	c := &call{h: h, x: x, info: info, start: time.Now()}
-	c.ctx, c.cancel = context.WithCancelCause(x.r.Context())
+	if h.cfg.limits.DrainTime > 0 {
+		c.startDrainable(x.r.Context())
+	} else {
+		c.ctx, c.cancel = context.WithCancelCause(x.r.Context())
+	}
 	if !h.live.add(c) {
 		c.cancel(errShutdown)
 		return nil, errShuttingDown()
@@ -91,31 +102,47 @@ func (h *Handler) begin(x *exchange, info Call) (*call, error) {
 	return c, nil
 }
 
+// attempt makes one request to the upstream, if there is room and a key for it.
+func (c *call) attempt(p *payload) (*reply, error) {
+	if err := c.reserve(p); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.key, err = c.findKey(); err != nil {
+		return nil, err
+	}
+	c.x.key = c.key
+	return c.send(p)
+}
+
 // end frees everything that the call holds and tells Done, once.
 func (c *call) end() {
 	defer c.h.live.remove(c) // behind Done: Shutdown waits for it
-	if c.unwatch != nil {
-		c.unwatch()
-	}
+	c.finishDrain()
+	c.release()
 	c.cancel(errFinished)
-	if c.body != nil {
-		_ = c.body.Close() // of a body that was read, or given up
-	}
-	if !c.admitted || c.h.cfg.hooks.Done == nil {
-		return
-	}
-	c.out.Duration = time.Since(c.start)
 	if c.out.Ending == "" { // the handler is panicking
 		c.out.Ending, c.out.Err = EndingError, errPanicked
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			c.h.cfg.log(c.ctx, slog.LevelError, "proxy recovered a panic of Hooks.Done",
-				slog.String("request_id", c.info.RequestID), slog.String("panic", redactAny(v, c.key)),
-				slog.String("stack", string(debug.Stack())))
-		}
-	}()
-	c.h.cfg.hooks.Done(context.WithoutCancel(c.ctx), c.info, c.out)
+	c.out.Duration = time.Since(c.start)
+	c.account()
+	c.settle(c.h.cfg.amount(c.info.Model, c.out.Usage))
+	c.record()
+	if c.admitted && c.h.cfg.hooks.Done != nil {
+		defer c.recoverIn("Hooks.Done")
+		c.h.cfg.hooks.Done(context.WithoutCancel(c.ctx), c.info, c.out)
+	}
+}
+
+// release closes the answer.
+func (c *call) release() {
+	if c.unwatch != nil {
+		c.unwatch()
+	}
+	if c.body != nil {
+		_ = c.body.Close() // of a body that was read, or given up
+	}
+	c.unwatch, c.body = nil, nil
 }
 
 // failed notes an ending without an answer.
@@ -146,7 +173,7 @@ func (c *call) rewrite(p payload) (payload, error) {
 		if err != nil {
 			return p, asError(err)
 		}
-		o, err := c.h.parseBody(body)
+		o, err := c.x.parseBody(body)
 		if err == nil {
 			err = checkFields(c.info.Route, o)
 		}
@@ -156,7 +183,7 @@ func (c *call) rewrite(p payload) (payload, error) {
 		stream, _ := o.Get("stream")
 		c.info.Model, _ = o.String("model")
 		c.info.Stream = isTrue(stream)
-		p.body = body
+		p.object, p.added, p.body = o, nil, body
 	}
 	if c.h.cfg.streamUsage && c.info.Stream && c.info.Route == RouteChat {
 		p.body, c.hideUsage = askUsage(p.body)
@@ -219,14 +246,20 @@ func (c *call) findKey() (string, error) {
 }
 
 // send makes the request and judges the head of its answer.
-func (c *call) send(p payload) (*reply, error) {
+func (c *call) send(p *payload) (*reply, error) {
 	timer := time.AfterFunc(c.h.cfg.limits.HeaderTime, func() { c.cancel(errHeaderTime) })
 	defer timer.Stop()
-	c.out.Attempts = 1
+	if err := c.ctx.Err(); err != nil {
+		return nil, c.fault(err)
+	}
+	c.out.Attempts++
+	c.worked = true
+	c.drain.arm()
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
 	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
 	switch {
 	case err != nil:
+		c.worked, c.broken = !isDial(err), c.ctx.Err() == nil
 		return nil, c.fault(err)
 	case res == nil:
 		return nil, errBadResponse(errors.New("the transport returned neither a response nor an error"))
@@ -234,7 +267,7 @@ func (c *call) send(p payload) (*reply, error) {
 		res.Body = http.NoBody
 	}
 	timer.Stop()
-	c.body = res.Body
+	c.body, c.upstreamID = res.Body, res.Header.Get("X-Request-Id")
 	if c.h.cfg.transport != nil {
 		// A transport of the host may know of no context once it has answered.
 		c.unwatch = context.AfterFunc(c.ctx, func() { _ = res.Body.Close() })
@@ -242,16 +275,26 @@ func (c *call) send(p payload) (*reply, error) {
 	body, known := decoded(res, &watchedBody{c: c, body: res.Body}, c.h.cfg.limits.ResponseBytes)
 	media := mediaType(res.Header.Get("Content-Type"))
 	rep := &reply{call: c, status: res.StatusCode, header: res.Header, body: body, stream: media == "text/event-stream"}
+	c.drain.from(rep)
+	c.h.tellKey(c.key, res)
 	switch status := res.StatusCode; {
 	case status >= 400:
+		c.worked = false
 		return nil, rep.refusal(known)
 	case status >= 300:
+		c.worked = false
 		return nil, &Error{Status: http.StatusBadGateway, Code: CodeUpstreamRedirect, Message: "The upstream answered with a redirect."}
 	case status < 200, status == http.StatusNoContent, status == http.StatusResetContent,
 		!known, !rep.stream && !isJSON(media):
 		return nil, errBadResponse(errors.New("the upstream's status, coding or content type is not usable"))
 	}
 	return rep, nil
+}
+
+// isDial reports a failure from before there was a connection.
+func isDial(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // fault says why talking to the upstream failed before an answer was begun.

@@ -62,7 +62,7 @@ func (x *exchange) readObject() (jsonobj.Object, error) {
 	if err != nil {
 		return jsonobj.Object{}, err
 	}
-	return x.h.parseBody(body)
+	return x.parseBody(body)
 }
 
 // sendJSON checks a request, adds what it lacks, and forwards it. Only requests
@@ -86,15 +86,11 @@ func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (Call, pa
 		model = x.h.defaultModel(route)
 		add = append(add, jsonobj.Field{Key: "model", Value: jsonobj.Quote(model)})
 	}
-	body := o.Bytes()
 	if worker {
 		add = append(add, x.h.defaults.missing(route, model, o)...)
 	}
-	if len(add) > 0 {
-		body = o.With(add...)
-	}
 	stream, _ := o.Get("stream")
-	return x.newCall(route, model, isTrue(stream)), payload{body: body}, nil
+	return x.newCall(route, model, isTrue(stream)), payload{object: o, added: add}, nil
 }
 
 // checkFields checks what a route cannot do without; everything else is the
@@ -127,7 +123,8 @@ func (h *Handler) defaultModel(route Route) string {
 func (x *exchange) newCall(route Route, model string, stream bool) Call {
 	return Call{
 		Route: route, Method: x.r.Method, Path: x.r.URL.Path,
-		Model: model, Stream: stream, RequestID: x.id, Header: x.r.Header,
+		Model: model, Stream: stream, Caller: x.caller.ID, Address: x.h.cfg.address(x.r),
+		RequestID: x.id, Header: x.r.Header,
 	}
 }
 

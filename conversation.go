@@ -64,8 +64,18 @@ func boundID(owner, id string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// bind is boundID for the caller of ctx.
-func bind(_ context.Context, id string) string { return boundID("", id) }
+// bind is boundID for the caller of ctx. In front of the ids of a known caller
+// stands, with a dot, what all of them have in common.
+func bind(ctx context.Context, id string) string {
+	owner := ""
+	if x := exchangeOf(ctx); x != nil {
+		owner = x.caller.ID
+	}
+	if owner == "" {
+		return boundID("", id)
+	}
+	return boundID("owner", owner)[:24] + "." + boundID(owner, id)
+}
 
 // load returns a session and its messages; of an absent or malformed id it
 // returns nothing, and no error.

@@ -61,6 +61,7 @@ type Error struct {
 
 	title    string           // of the worker's error shape, when the status does not tell it
 	graphQL  string           // extensions.code, where no ErrorCode has one
+	quota    *quota           // of a limit that was reached
 	upstream *upstreamFailure // the answer of the upstream that this error stands for
 }
 
@@ -248,6 +249,12 @@ func (e *Error) setHeaders(header http.Header) {
 	}
 	if !e.retryable() {
 		header.Set("X-Should-Retry", "false")
+	}
+	if e.quota != nil {
+		e.quota.setHeaders(header)
+	}
+	if e.upstream == nil && e.status() == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
 	}
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", retryAfter(e.RetryAfter))

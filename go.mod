@@ -1,11 +1,12 @@
 module github.com/openai-proxy-go/proxy
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/graphql-go/graphql v0.8.1
 	github.com/sashabaranov/go-openai v1.43.0
 	github.com/vektah/gqlparser/v2 v2.5.64
+	golang.org/x/time v0.16.0
 )
 
 require github.com/agnivade/levenshtein v1.2.2 // indirect

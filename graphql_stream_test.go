@@ -805,7 +805,7 @@ func TestSubscriptionOutcomes(t *testing.T) {
 				t.Fatalf("hooks were told %q", book.list())
 			}
 			out := outs[0]
-			if out.Status != tt.status || out.Ending != tt.ending || out.Usage.TotalTokens != tt.usage || out.Attempts != 1 {
+			if out.Status != tt.status || out.Ending != tt.ending || told(out.Usage).TotalTokens != tt.usage || out.Attempts != 1 {
 				t.Errorf("outcome %+v, want status %d, %s, %d tokens", out, tt.status, tt.ending, tt.usage)
 			}
 			if (out.Err == nil) != (tt.ending == proxy.EndingComplete) {

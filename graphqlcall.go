@@ -141,7 +141,7 @@ func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, e
 
 // open makes a call through the same path as REST.
 func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, error) {
-	o, err := g.h.parseBody(jsonobj.Append(nil, body))
+	o, err := x.parseBody(jsonobj.Append(nil, body))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (rep *reply) read(read func(c *call, answer []byte) error) error {
 	if err != nil {
 		return err
 	}
-	if rep.call.h.cfg.hooks.Done != nil {
+	if rep.call.h.cfg.accounts() {
 		rep.call.out.Usage = bodyUsage(raw)
 	}
 	rep.call.wrote(len(raw))

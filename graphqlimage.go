@@ -40,7 +40,7 @@ func (g *graphQL) generateImage(ctx context.Context, p gqldoc.Params) (any, erro
 			failed, err := readReply(answer, "") // an error object with status 200 looks alike everywhere
 			return answerFault(failed, err, c.key)
 		}
-		return json.Unmarshal(c.sent, &sent)
+		return json.Unmarshal(c.payload.body, &sent)
 	})
 	if err != nil {
 		return nil, fieldFailed(err)

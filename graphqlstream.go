@@ -219,6 +219,7 @@ func (s *chatStream) each(ctx context.Context, emit func(map[string]any) error) 
 // deltas reads the upstream's events to their end.
 func (s *chatStream) deltas(emit func(map[string]any) error) error {
 	c := s.rep.call
+	c.scan = &usageScan{} // which counts here, where events are taken apart
 	in := sse.NewReader(s.rep.body, maxChunk)
 	for {
 		data, err := in.Next()
@@ -245,6 +246,7 @@ func (s *chatStream) deltas(emit func(map[string]any) error) error {
 			return answerFault(chunk, nil, c.key)
 		}
 		c.wrote(len(data))
+		c.scan.count.add(len(data))
 		for _, delta := range s.add(chunk) {
 			if emit(delta) != nil {
 				return errClientWrite

@@ -119,6 +119,15 @@ func (f *fixture) wantCalls(t testing.TB, n int) {
 	}
 }
 
+// told is what the upstream itself said of a call's usage; an estimate in its
+// place must be there.
+func told(u proxy.Usage) proxy.Usage {
+	if !u.Estimated || u.PromptTokens == 0 {
+		return u
+	}
+	return proxy.Usage{}
+}
+
 // buffer is a bytes.Buffer for several goroutines.
 type buffer struct {
 	mu sync.Mutex

@@ -63,14 +63,16 @@ type Call struct {
 	Path      string      // of that request, as the handler saw it
 	Model     string      // as it will be sent; "" if a form's model is not known
 	Stream    bool        // whether the body asks for a stream
+	Caller    string      // Caller.ID; "" if nobody in particular
+	Address   string      // of the client; of IPv6 its /64; see WithTrustedProxies
 	RequestID string      // the client's X-Request-Id, or a made one
 	Header    http.Header `json:"-"` // of the HTTP request; read only
 }
 
 // Format implements [fmt.Formatter]; the header is left out.
 func (c Call) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "{Route:%s Method:%q Path:%q Model:%q Stream:%t RequestID:%s}",
-		c.Route, c.Method, c.Path, c.Model, c.Stream, c.RequestID)
+	fmt.Fprintf(f, "{Route:%s Method:%q Path:%q Model:%q Stream:%t Caller:%q Address:%q RequestID:%s}",
+		c.Route, c.Method, c.Path, c.Model, c.Stream, c.Caller, c.Address, c.RequestID)
 }
 
 // LogValue implements [slog.LogValuer]; the header is left out.
@@ -79,6 +81,7 @@ func (c Call) LogValue() slog.Value {
 		slog.String("route", string(c.Route)),
 		slog.String("model", c.Model),
 		slog.Bool("stream", c.Stream),
+		slog.String("caller", c.Caller),
 		slog.String("request_id", c.RequestID))
 }
 
@@ -110,8 +113,9 @@ type Outcome struct {
 	Bytes     int64         // of the answer that were handed to the client's connection; in GraphQL, read from the upstream
 	FirstByte time.Duration // from the start of the call to the first of them; 0 if there was none
 	Duration  time.Duration // from the start of the call to its end
-	Usage     Usage         // the tokens, if the upstream told them
-	Attempts  int           // requests made to the upstream: 0 or 1
+	Usage     Usage         // the tokens, told or estimated
+	Cost      Money         // of Usage, by WithPrices
+	Attempts  int           // requests made to the upstream: more than 1 only with Limits.Retries
 	Err       error         // nil for EndingComplete and EndingIncomplete
 }
 
@@ -133,5 +137,7 @@ func (hk *Hooks) admit(ctx context.Context, c Call) error {
 // judge reports whether a hook judges requests by what is in them.
 func (hk *Hooks) judge() bool { return hk.Admit != nil || hk.Rewrite != nil }
 
-// any reports whether there is a hook at all.
-func (hk *Hooks) any() bool { return hk.judge() || hk.Done != nil }
+// accounts reports whether anybody wants to know what calls use.
+func (c *config) accounts() bool {
+	return c.hooks.Done != nil || c.limiter != nil || len(c.prices) > 0 || c.streamUsage
+}

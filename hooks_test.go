@@ -587,7 +587,7 @@ func TestOutcomeFields(t *testing.T) {
 		{"answer without usage", chatPath, askHello, proxytest.JSON(200, `{}`), 2, 0, 0, proxy.Usage{}},
 		{
 			"image", "/v1/images/generations", askImage, proxytest.JSON(200, `{"data":[],"usage":{"input_tokens":10,"output_tokens":20,"total_tokens":30}}`), 76, 0, 0,
-			proxy.Usage{Reported: true, PromptTokens: 10, CompletionTokens: 20, TotalTokens: 30},
+			proxy.Usage{Reported: true, PromptTokens: 10, CompletionTokens: 20, TotalTokens: 30, Images: 1},
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -603,7 +603,7 @@ func TestOutcomeFields(t *testing.T) {
 				t.Errorf("%s: %d bytes, first after %v, end after %v; want %d, %v, %v",
 					row.name, out.Bytes, out.FirstByte, out.Duration, row.bytes, row.first, row.all)
 			}
-			if out.Usage != row.usage {
+			if told(out.Usage) != row.usage {
 				t.Errorf("%s: usage %+v, want %+v", row.name, out.Usage, row.usage)
 			}
 		})

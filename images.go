@@ -38,7 +38,7 @@ func (x *exchange) edits() error {
 	if err != nil {
 		return err
 	}
-	o, err := x.h.parseBody(body)
+	o, err := x.parseBody(body)
 	if err != nil {
 		return err
 	}
@@ -64,25 +64,25 @@ func (x *exchange) editForm(contentType string) error {
 	if err != nil {
 		return err
 	}
-	c := x.newCall(RouteImageEdits, "", false)
-	if x.h.cfg.hooks.any() { // nobody else wants to know
+	c, p := x.newCall(RouteImageEdits, "", false), payload{body: body, contentType: contentType}
+	if x.judged() || x.h.cfg.accounts() { // nobody else wants to know
 		if strings.Contains(contentType, "*") { // RFC 2231: not every reader knows it
 			return badForm(errors.New("the boundary can be read in two ways"))
 		}
-		form, err := readForm(body, params["boundary"])
-		if err != nil {
+		if p.form, err = readForm(body, params["boundary"], x.guarded()); err != nil {
 			return err
 		}
-		c.Model, c.Stream = form["model"], form["stream"] == "true"
+		c.Model, c.Stream = p.form["model"], p.form["stream"] == "true"
 	}
-	return x.forward(c, payload{body: body, contentType: contentType})
+	return x.forward(c, p)
 }
 
-// readForm returns the values of model and stream in a form. Where a reader
+// readForm returns the values of the guarded keys in a form, but for texts.
+// Where a reader
 // could see another form than this one it is refused: a guarded key that occurs
 // twice or in another case, a part whose name is not plain, an encoded or
 // endless value, no end.
-func readForm(body []byte, boundary string) (map[string]string, error) {
+func readForm(body []byte, boundary string, guarded []string) (map[string]string, error) {
 	seen, values := map[string]bool{}, map[string]string{}
 	if !bytes.HasSuffix(bytes.TrimRight(body, " \t\r\n"), []byte("\n--"+boundary+"--")) {
 		return nil, badForm(errors.New("the form has no end"))
@@ -100,7 +100,7 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		key := guardedLike(name)
+		key := guardedLike(name, guarded)
 		if key == "" {
 			continue
 		}
@@ -108,7 +108,7 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 			return nil, badRequest(CodeDuplicateKey, key, "%s occurs more than once, or in another case", key)
 		}
 		seen[key] = true
-		if key == "model" || key == "stream" {
+		if key != "prompt" && key != "messages" {
 			if values[key], err = formValue(part); err != nil {
 				return nil, err
 			}
@@ -116,9 +116,11 @@ func readForm(body []byte, boundary string) (map[string]string, error) {
 	}
 }
 
-// guardedLike returns the guarded key that name is, but for its case.
-func guardedLike(name string) string {
-	for _, key := range guardedKeys {
+// guardedLike returns the guarded key that name is, but for its case and for the
+// brackets that some readers take for a list's.
+func guardedLike(name string, guarded []string) string {
+	name, _, _ = strings.Cut(name, "[")
+	for _, key := range guarded {
 		if strings.EqualFold(key, name) {
 			return key
 		}

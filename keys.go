@@ -118,6 +118,15 @@ func checkKeySource(source KeySource) error {
 		if s == nil {
 			return errors.New("the key function is nil")
 		}
+	case *keyPool:
+		if len(s.slots) == 0 {
+			return errors.New("the key pool is empty")
+		}
+		for i := range s.slots {
+			if err := checkKeySource(s.slots[i].source); err != nil {
+				return err
+			}
+		}
 	case firstKey:
 		for _, inner := range s {
 			if err := checkKeySource(inner); inner != nil && err != nil {

@@ -38,9 +38,32 @@ type Limits struct {
 	// the connection is cut and the upstream cancelled. Default 30 s. Each
 	// write renews it, in place of the host's http.Server.WriteTimeout.
 	WriteStall time.Duration
-	// KeyTime is the deadline of the request that a KeySource is handed; a
-	// source that takes longer is answered with 503. Default 5 s.
+	// KeyTime is the deadline of what the host is asked for a request: its key
+	// (KeySource), its caller (WithCaller), room for it (Limiter). Past it the
+	// answer is 503. Default 5 s.
 	KeyTime time.Duration
+
+	// DrainTime is how long the upstream may go on when the client has left,
+	// instead of being cancelled within 100 ms: some providers bill the whole
+	// answer all the same, and only its end tells how much that was. The request's
+	// handler does not return before, and the call keeps its place in a Limiter. A
+	// deadline of the host and Shutdown end it at once. Default 0: cancelled.
+	DrainTime time.Duration
+	// DrainBytes is how much of a stream is read in that time. Default 4 MiB.
+	DrainBytes int64
+
+	// Retries is how often a request may be repeated that the upstream answered
+	// with 429 or 503 and a Retry-After. Nothing else is ever repeated, nothing
+	// once a byte of an answer has gone out, nothing for a client that left, and
+	// x-should-retry: false is heeded. Each repetition passes the Limiter and asks
+	// the KeySource again: with a KeyPool that has another key it does not wait.
+	// Beyond ten at once, no more than one request in ten is a repetition, so that
+	// a struggling upstream is not held down. Outcome.Attempts counts them all.
+	// Clients retry too, the official SDKs twice. Default 0: never.
+	Retries int
+	// RetryTime is how long the waits of one call may be together; a Retry-After
+	// beyond it is passed on. Default 30 s.
+	RetryTime time.Duration
 }
 
 // maxErrorBytes bounds what is read of an upstream's error body.
@@ -73,6 +96,10 @@ func (l Limits) withDefaults() Limits {
 		StreamMax:     span(l.StreamMax, forever),
 		WriteStall:    span(l.WriteStall, 30*time.Second),
 		KeyTime:       span(l.KeyTime, 5*time.Second),
+		DrainTime:     max(0, l.DrainTime),
+		DrainBytes:    bytes(l.DrainBytes, 4<<20),
+		Retries:       max(0, l.Retries),
+		RetryTime:     span(l.RetryTime, 30*time.Second),
 	}
 }
 

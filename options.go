@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -71,6 +72,13 @@ type config struct {
 	hooks       Hooks
 	graphQL     GraphQLOptions
 	sessions    SessionStore
+	identify    func(*http.Request) (Caller, error)
+	trusted     []netip.Prefix
+	trustedErr  error
+	safety      secret
+	policy      Policy
+	limiter     Limiter
+	prices      priceTable
 	owned       map[Route][]jsonobj.Field // defaults, rendered
 }
 
@@ -292,6 +300,7 @@ func (c *config) check() error {
 	if c.shape < ErrorShapeByRoute || c.shape > ErrorShapeWorker {
 		report("WithErrorShape", fmt.Errorf("unknown shape %d", c.shape))
 	}
+	c.checkGuards(report)
 	for _, err := range c.renderDefaults() {
 		report("WithDefaults", err)
 	}

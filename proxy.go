@@ -27,6 +27,8 @@ type Handler struct {
 	defaults defaultsTable
 	graphql  *graphQL // nil: switched off
 	live     liveCalls
+	guarded  []string // keys that decide about a request
+	retries  retryBudget
 }
 
 // New returns a handler with every route, to be mounted at the root of a server
@@ -81,6 +83,7 @@ func NewHandler(opts ...Option) (*Handler, error) {
 		hosts:    newHostPolicy(cfg.hosts),
 		upstream: up,
 		defaults: newDefaultsTable(cfg.owned),
+		guarded:  cfg.guarded(),
 	}
 	if h.graphql, err = newGraphQL(h, cfg); err != nil {
 		return nil, &OptionError{"WithGraphQL", err}
@@ -171,6 +174,7 @@ type exchange struct {
 	r       *http.Request
 	id      string
 	shape   ErrorShape
+	caller  Caller
 	key     string // of its call, to be kept out of logs
 	media   media  // of a GraphQL answer
 	started bool   // the answer's header is on its way
@@ -231,6 +235,9 @@ func (x *exchange) run(ep endpoint) error {
 		// A WriteTimeout of the host ends an HTTP/2 stream while the upstream
 		// still thinks. Every write gets a deadline of its own.
 		_ = x.rc.SetWriteDeadline(time.Time{})
+	}
+	if err := x.identify(); err != nil {
+		return err
 	}
 	return ep.serve(x)
 }

@@ -78,6 +78,7 @@ func (rep *reply) whole() ([]byte, error) {
 	if length >= 0 && int64(len(body)) != length {
 		return nil, errBadResponse(io.ErrUnexpectedEOF) // a transport of the host may not have looked
 	}
+	rep.call.answer = int64(len(body))
 	if !looksLikeJSON(body) {
 		return nil, errBadResponse(errors.New("the upstream's body is not JSON"))
 	}
@@ -107,7 +108,7 @@ func (x *exchange) relay(rep *reply) error {
 		c.failed(err)
 		return err
 	}
-	if c.h.cfg.hooks.Done != nil {
+	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}
 	header := x.w.Header()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -38,7 +39,8 @@ func (m Message) size() int64 {
 // SessionStore keeps conversations. Its methods are called concurrently.
 //
 // An id is an opaque text of at most 128 visible ASCII characters; it already
-// stands for its owner, so a store need not know about callers. Errors are for
+// stands for its owner, so a store need not know about callers. All ids of one
+// known caller begin alike, up to a dot; others have no dot. Errors are for
 // failures of the store itself. The acceptance test is proxytest.TestSessionStore.
 type SessionStore interface {
 	// Create makes a session, or replaces the one with the same id. Only ID and
@@ -66,6 +68,7 @@ type MemoryStore struct {
 	_ [0]func()
 
 	MaxSessions     int           // default 10,000
+	MaxOwned        int           // of one known caller; default 100
 	MaxMessages     int           // in one session; default 200
 	MaxSessionBytes int64         // in one session; default 256 KiB
 	MaxBytes        int64         // in all; default 64 MiB
@@ -73,7 +76,8 @@ type MemoryStore struct {
 
 	mu       sync.Mutex
 	sessions map[string]*list.Element
-	recent   list.List // of *memorySession, the most recently used in front
+	recent   list.List             // of *memorySession, the most recently used in front
+	owned    map[string]*list.List // of elements of recent, by owner, in the same order
 	bytes    int64
 }
 
@@ -81,6 +85,8 @@ type memorySession struct {
 	Session
 	messages []Message
 	bytes    int64
+	owner    string        // "": nobody in particular
+	inOwned  *list.Element // of its owner's list
 }
 
 // What empty messages and sessions count for in the bounds, so that many small
@@ -195,13 +201,36 @@ func (m *MemoryStore) add(id string, now time.Time) *memorySession {
 	}
 	m.sessions[id] = m.recent.PushFront(s)
 	m.bytes += sessionOverhead
+	m.own(m.sessions[id], s)
 	return s
+}
+
+// own adds a session to those of its owner, who may have too many then.
+func (m *MemoryStore) own(e *list.Element, s *memorySession) {
+	owner, _, ok := strings.Cut(s.ID, ".")
+	if !ok {
+		return
+	}
+	if m.owned == nil {
+		m.owned = map[string]*list.List{}
+	}
+	if m.owned[owner] == nil {
+		m.owned[owner] = list.New()
+	}
+	s.owner, s.inOwned = owner, m.owned[owner].PushFront(e)
+	if m.owned[owner].Len() > or(m.MaxOwned, 100) {
+		oldest, _ := m.owned[owner].Back().Value.(*list.Element)
+		m.remove(oldest)
+	}
 }
 
 func (m *MemoryStore) touch(e *list.Element, now time.Time) *memorySession {
 	s := sessionOf(e)
 	s.Expires = now.Add(or(m.TTL, 24*time.Hour))
 	m.recent.MoveToFront(e)
+	if s.inOwned != nil {
+		m.owned[s.owner].MoveToFront(s.inOwned)
+	}
 	return s
 }
 
@@ -210,6 +239,13 @@ func (m *MemoryStore) remove(e *list.Element) {
 	m.recent.Remove(e)
 	delete(m.sessions, s.ID)
 	m.bytes -= s.bytes + sessionOverhead
+	if s.inOwned == nil {
+		return
+	}
+	m.owned[s.owner].Remove(s.inOwned)
+	if m.owned[s.owner].Len() == 0 {
+		delete(m.owned, s.owner)
+	}
 }
 
 // expire drops what nobody has used for the TTL: as the list is in the order of

@@ -68,11 +68,10 @@ var errClientWrite = errors.New("the client takes no more bytes")
 // copyEvents relays bytes as they are read, until the end of the upstream's
 // body (nil), a failed read, or a failed write (errClientWrite).
 func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
-	var scan *usageScan
-	if c.h.cfg.hooks.Done != nil {
-		scan = &usageScan{}
-		defer func() { c.out.Usage = scan.usage }()
+	if c.h.cfg.accounts() {
+		c.scan = &usageScan{}
 	}
+	scan := c.scan
 	var filter *usageFilter
 	if c.hideUsage {
 		filter = &usageFilter{}
@@ -83,6 +82,9 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 		part := buf[:n]
 		if filter != nil {
 			part = filter.pass(part, err != nil)
+		}
+		if len(part) > 0 && c.gone() {
+			return errClientWrite
 		}
 		if len(part) > 0 {
 			written, werr := out.write(part)

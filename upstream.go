@@ -83,17 +83,9 @@ func newTransport(envProxy bool) *http.Transport {
 	return t
 }
 
-// payload is a request body for the upstream.
-type payload struct {
-	body        []byte
-	contentType string // of a form, as the client wrote it; "": JSON
-
-	cannotStream bool // whoever waits for the answer cannot pass a stream on
-}
-
 // request builds the upstream request from nothing: what is not named here does
 // not go on, whatever the client sent.
-func (c *call) request(p payload) *http.Request {
+func (c *call) request(p *payload) *http.Request {
 	up, in := c.h.upstream, c.x.r.Header
 	header := make(http.Header, 8)
 	for name, values := range in {

@@ -10,14 +10,24 @@ import (
 	"github.com/openai-proxy-go/proxy/internal/sse"
 )
 
-// Usage is what the upstream says a call has used, in tokens.
+// Usage is what a call has used, in tokens. Where it is neither reported nor
+// estimated nothing is known, or nothing was used.
 type Usage struct {
-	Reported         bool  // false: the upstream told no usage, and the counts are 0
+	Reported bool // the upstream told it
+	// Estimated: the upstream worked and told nothing, as on a stream that was
+	// cut. A token is counted for four bytes of the prompt, and one for each event;
+	// for a plain answer that never came, all that the request allowed.
+	Estimated bool
+
 	PromptTokens     int64 // input_tokens for images
 	CompletionTokens int64 // output_tokens for images
 	TotalTokens      int64
 	CachedTokens     int64 // part of PromptTokens
 	ReasoningTokens  int64 // part of CompletionTokens
+
+	ImagePromptTokens     int64 // part of PromptTokens
+	ImageCompletionTokens int64 // part of CompletionTokens
+	Images                int64 // that the request asked for
 }
 
 // readUsage reads a usage object, in the names of chat or of images; some servers
@@ -28,18 +38,25 @@ func readUsage(raw []byte) (u Usage, ok bool) {
 	if err != nil {
 		return Usage{}, false
 	}
+	prompt, completion := details(o, "prompt_tokens_details", "input_tokens_details"), details(o, "completion_tokens_details", "output_tokens_details")
 	return Usage{
-		Reported:         true,
-		PromptTokens:     max(tokens(o, "prompt_tokens"), tokens(o, "input_tokens")),
-		CompletionTokens: max(tokens(o, "completion_tokens"), tokens(o, "output_tokens")),
-		TotalTokens:      tokens(o, "total_tokens"),
-		CachedTokens:     detail(o, "prompt_tokens_details", "cached_tokens"),
-		ReasoningTokens:  detail(o, "completion_tokens_details", "reasoning_tokens"),
+		Reported:              true,
+		PromptTokens:          max(tokens(o, "prompt_tokens"), tokens(o, "input_tokens")),
+		CompletionTokens:      max(tokens(o, "completion_tokens"), tokens(o, "output_tokens")),
+		TotalTokens:           tokens(o, "total_tokens"),
+		CachedTokens:          tokens(prompt, "cached_tokens"),
+		ReasoningTokens:       tokens(completion, "reasoning_tokens"),
+		ImagePromptTokens:     tokens(prompt, "image_tokens"),
+		ImageCompletionTokens: tokens(completion, "image_tokens"),
 	}, true
 }
 
 func tokens(o jsonobj.Object, key string) int64 {
 	raw, _ := o.Get(key)
+	return tokensIn(raw)
+}
+
+func tokensIn(raw []byte) int64 {
 	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil && n >= 0 {
 		return n
 	}
@@ -50,13 +67,15 @@ func tokens(o jsonobj.Object, key string) int64 {
 	return int64(f)
 }
 
-func detail(o jsonobj.Object, details, key string) int64 {
-	raw, _ := o.Get(details)
-	inner, err := jsonobj.Parse(raw)
-	if err != nil {
-		return 0
+// details returns the first of keys that holds an object.
+func details(o jsonobj.Object, keys ...string) jsonobj.Object {
+	for _, key := range keys {
+		raw, _ := o.Get(key)
+		if inner, err := jsonobj.Parse(raw); err == nil {
+			return inner
+		}
 	}
-	return tokens(inner, key)
+	return jsonobj.Object{}
 }
 
 // bodyUsage finds the usage of a whole JSON answer.
@@ -82,6 +101,7 @@ const maxScannedLine = 64 << 10
 type usageScan struct {
 	usage    Usage
 	complete bool
+	count    lineCount
 	torn     []byte // the line that has not ended yet, or its last maxScannedLine bytes
 }
 
@@ -141,6 +161,7 @@ func (s *usageScan) line(line []byte) {
 	if !ok && len(line) < maxScannedLine {
 		return
 	}
+	s.count.add(len(data))
 	s.complete = s.complete || bytes.Equal(data, markDone) || hasValue(line, markFinish)
 	if !hasValue(line, markUsage) {
 		return

@@ -239,8 +239,8 @@ func TestStreamUsageEventIsLeftOutInAnyChunking(t *testing.T) {
 func TestStreamUsageOverConnections(t *testing.T) {
 	t.Parallel()
 	eachWire(t, everyWire(), func(t *testing.T, w wire) {
-		var told outcomes
-		f := w.start(t, nil, proxy.WithStreamUsage(true), told.hook())
+		var book outcomes
+		f := w.start(t, nil, proxy.WithStreamUsage(true), book.hook())
 		const hello = `{"model":"m","stream":true,"messages":[{"role":"user","content":"hello"}]}`
 		res := open(within(t), t, f, streamPath, hello)
 		got, err := io.ReadAll(res.Body)
@@ -249,7 +249,7 @@ func TestStreamUsageOverConnections(t *testing.T) {
 		}
 		f.Close()
 		want := proxy.Usage{Reported: true, PromptTokens: 9, CompletionTokens: 12, TotalTokens: 21}
-		if out := told.only(t); out.Usage != want || out.Ending != proxy.EndingComplete || out.Bytes != int64(len(got)) {
+		if out := book.only(t); out.Usage != want || out.Ending != proxy.EndingComplete || out.Bytes != int64(len(got)) {
 			t.Errorf("outcome %+v", out)
 		}
 	})
@@ -336,7 +336,7 @@ func TestDoneLearnsTheUsage(t *testing.T) {
 		`"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":16}}`
 	detailed := proxy.Usage{Reported: true, PromptTokens: 10, CompletionTokens: 20, TotalTokens: 30, CachedTokens: 4, ReasoningTokens: 16}
 	const image = `{"total_tokens":100,"input_tokens":50,"output_tokens":50,"input_tokens_details":{"text_tokens":10,"image_tokens":40}}`
-	ofImage := proxy.Usage{Reported: true, PromptTokens: 50, CompletionTokens: 50, TotalTokens: 100}
+	ofImage := proxy.Usage{Reported: true, PromptTokens: 50, CompletionTokens: 50, TotalTokens: 100, ImagePromptTokens: 40}
 	stream := func(s string) proxytest.Answer { return proxytest.Stream(proxytest.Text(s)) }
 	plain := func(s string) proxytest.Answer { return proxytest.JSON(http.StatusOK, s) }
 	b64 := strings.Repeat("iVBORw0K", 40<<10)
@@ -382,8 +382,8 @@ func TestDoneLearnsTheUsage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			eachWire(t, clientWires(), func(t *testing.T, w wire) {
-				var told outcomes
-				f := w.start(t, nil, told.hook())
+				var book outcomes
+				f := w.start(t, nil, book.hook())
 				f.up.Queue(tt.answer)
 				res := open(within(t), t, f, streamPath, streamRequest)
 				got, err := io.ReadAll(res.Body)
@@ -391,8 +391,8 @@ func TestDoneLearnsTheUsage(t *testing.T) {
 					t.Fatal(err)
 				}
 				f.Close()
-				out := told.only(t)
-				if out.Usage != tt.want || out.Ending != tt.ending || out.Err != nil {
+				out := book.only(t)
+				if told(out.Usage) != tt.want || out.Ending != tt.ending || out.Err != nil {
 					t.Errorf("usage %+v, ending %s, %v, want %+v, %s", out.Usage, out.Ending, out.Err, tt.want, tt.ending)
 				}
 				if out.Status != http.StatusOK || out.Bytes != int64(len(got)) || out.Attempts != 1 {
@@ -406,14 +406,14 @@ func TestDoneLearnsTheUsage(t *testing.T) {
 func TestDoneLearnsTheTimesOfAStream(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
-		var told outcomes
-		f := w.start(t, nil, told.hook())
+		var book outcomes
+		f := w.start(t, nil, book.hook())
 		f.up.Queue(proxytest.Stream(proxytest.Pause(3*time.Second), proxytest.Text("data: a\n\n"),
 			proxytest.Pause(4*time.Second), proxytest.Text("data: [DONE]\n\n")).After(proxytest.Pause(2 * time.Second)))
 		res := open(t.Context(), t, f, streamPath, streamRequest)
 		wantRest(t, res.Body, "data: a\n\ndata: [DONE]\n\n")
 		f.Close()
-		if out := told.only(t); out.FirstByte != 5*time.Second || out.Duration != 9*time.Second {
+		if out := book.only(t); out.FirstByte != 5*time.Second || out.Duration != 9*time.Second {
 			t.Errorf("first byte %v, duration %v", out.FirstByte, out.Duration)
 		}
 	})

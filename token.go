@@ -1,0 +1,237 @@
+package proxy
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Tokens mints and checks the short-lived tokens that let a page call the
+// handler without knowing a key: the host's server gives one to a page it trusts,
+// and the page sends it as the official SDKs send their apiKey, in
+// "Authorization: Bearer". Hand its Caller method to [WithCaller].
+//
+// A token is a JSON Web Token (RFC 7519) of the type openai-proxy+jwt, signed
+// with HS256 and nothing else; any server that knows the secret can mint one.
+// Nothing is stored: a token is good until it expires, or until its secret is
+// taken out. Tokens is safe for concurrent use and prints as ***.
+type Tokens struct {
+	_       [0]func()
+	secrets []secret
+}
+
+// Token is what a browser token says. Zero fields say nothing.
+type Token struct {
+	_ [0]func()
+
+	Subject   string        // claim sub: becomes Caller.ID; required
+	Lifetime  time.Duration // claim exp: default 10 min, at most 24 h
+	Origin    string        // claim origin: the only page it is good for, as "https://app.example.com"
+	Models    []string      // claim models: as Policy.Models
+	MaxTokens int64         // claim max_tokens: as Policy.MaxTokens
+}
+
+const (
+	tokenType     = "openai-proxy+jwt"
+	tokenLifetime = 10 * time.Minute
+	maxLifetime   = 24 * time.Hour
+	// tokenSkew is how far two servers' clocks may differ.
+	tokenSkew = 30 * time.Second
+	// maxToken bounds what is taken apart.
+	maxToken = 4 << 10
+	// minTokenSecret is the least that RFC 7518, section 3.2, asks of HS256.
+	minTokenSecret = 32
+)
+
+// tokenHeader is what every token begins with.
+type tokenHeader struct {
+	Algorithm string `json:"alg"`
+	Type      string `json:"typ"`
+	Critical  any    `json:"crit,omitempty"`
+}
+
+type tokenClaims struct {
+	Subject   string   `json:"sub"`
+	Issued    int64    `json:"iat"`
+	Expires   int64    `json:"exp"`
+	NotBefore int64    `json:"nbf,omitempty"`
+	Origin    string   `json:"origin,omitempty"`
+	Models    []string `json:"models,omitempty"`
+	MaxTokens int64    `json:"max_tokens,omitempty"`
+}
+
+// NewTokens makes a Tokens that signs with the first secret and accepts all of
+// them: to rotate, put the new one in front and drop the old one once the last
+// token signed with it has expired. Every secret must have 32 bytes at least,
+// and should be random.
+func NewTokens(secrets ...string) (*Tokens, error) {
+	t := &Tokens{}
+	for _, s := range secrets {
+		if len(s) < minTokenSecret {
+			return nil, &OptionError{"NewTokens", fmt.Errorf("a secret has fewer than %d bytes", minTokenSecret)}
+		}
+		t.secrets = append(t.secrets, newSecret(s))
+	}
+	if len(t.secrets) == 0 {
+		return nil, &OptionError{"NewTokens", errors.New("a secret is required")}
+	}
+	return t, nil
+}
+
+// Format implements [fmt.Formatter].
+func (t *Tokens) Format(f fmt.State, _ rune) { fmt.Fprint(f, redacted) }
+
+// Mint signs a token that is good from now on.
+func (t *Tokens) Mint(token Token) (string, error) {
+	if t == nil || len(t.secrets) == 0 {
+		return "", errors.New("proxy: Tokens is made by NewTokens")
+	}
+	if token.Lifetime == 0 {
+		token.Lifetime = tokenLifetime
+	}
+	policy := Policy{Models: token.Models, MaxTokens: token.MaxTokens}
+	switch {
+	case token.Subject == "":
+		return "", errors.New("proxy: a token needs a subject")
+	case token.Lifetime < time.Second || token.Lifetime > maxLifetime:
+		return "", fmt.Errorf("proxy: a token lives between 1 s and 24 h, not %v", token.Lifetime)
+	case policy.check() != nil:
+		return "", fmt.Errorf("proxy: %w", policy.check())
+	}
+	claims := tokenClaims{
+		Subject: token.Subject, Origin: token.Origin, Models: token.Models, MaxTokens: token.MaxTokens,
+		Issued: time.Now().Unix(), Expires: time.Now().Add(token.Lifetime).Unix(),
+	}
+	if token.Origin != "" {
+		o, err := parseOrigin(token.Origin)
+		if err != nil || o.any || o.subdomains {
+			return "", fmt.Errorf("proxy: invalid origin %q: one exact origin is required", token.Origin)
+		}
+		claims.Origin = o.serialized
+	}
+	head, body := encodeJSON(tokenHeader{Algorithm: "HS256", Type: tokenType}), encodeJSON(claims)
+	signed := encodePart(head) + "." + encodePart(body)
+	minted := signed + "." + encodePart(t.secrets[0].sign(signed))
+	if len(minted) > maxToken {
+		return "", errors.New("proxy: the token would be longer than 4 KiB")
+	}
+	return minted, nil
+}
+
+// Caller reads the token of a request, for [WithCaller]. Without a token, or
+// with one that is not good, it refuses with 401; with one of another page, with
+// 403.
+func (t *Tokens) Caller(r *http.Request) (Caller, error) {
+	values := r.Header["Authorization"]
+	if len(values) != 1 || bearer(values[0]) == "" {
+		return Caller{}, unauthorized("A token is required.", errors.New("no bearer token"))
+	}
+	claims, err := t.verify(bearer(values[0]))
+	if err != nil {
+		return Caller{}, err
+	}
+	if claims.Origin != "" && !fromOrigin(r, claims.Origin) {
+		return Caller{}, &Error{
+			Status: http.StatusForbidden, Code: CodeForbidden, Message: "The token is for another page.",
+			Err: errors.New("the token's origin is not the request's"),
+		}
+	}
+	return Caller{ID: claims.Subject, Policy: Policy{Models: claims.Models, MaxTokens: claims.MaxTokens}}, nil
+}
+
+// verify checks the signature first, and nothing of a token before it.
+func (t *Tokens) verify(token string) (*tokenClaims, error) {
+	invalid := func(cause string) (*tokenClaims, error) {
+		return nil, unauthorized("The token is not valid.", errors.New(cause))
+	}
+	if len(token) > maxToken {
+		return invalid("too long")
+	}
+	end := strings.LastIndexByte(token, '.')
+	head, body, ok := strings.Cut(token[:max(end, 0)], ".")
+	if !ok {
+		return invalid("not three parts")
+	}
+	signature, err := decodePart(token[end+1:])
+	if err != nil || !t.signed(token[:end], signature) {
+		return invalid("the signature is not ours")
+	}
+	var header tokenHeader
+	if decodeClaims(head, &header) != nil || header.Algorithm != "HS256" || header.Type != tokenType || header.Critical != nil {
+		return invalid("another kind of token")
+	}
+	var claims tokenClaims
+	if err := decodeClaims(body, &claims); err != nil {
+		return invalid("the claims are not readable")
+	}
+	now := time.Now()
+	expires, issued := time.Unix(claims.Expires, 0), time.Unix(max(claims.Issued, claims.NotBefore), 0)
+	policy := Policy{Models: claims.Models, MaxTokens: claims.MaxTokens}
+	switch {
+	case claims.Subject == "" || claims.Expires == 0 || claims.Issued == 0 || policy.check() != nil:
+		return invalid("a claim is missing or not valid")
+	case expires.Sub(time.Unix(claims.Issued, 0)) > maxLifetime:
+		return invalid("it lives for too long")
+	case now.After(expires.Add(tokenSkew)):
+		return nil, unauthorized("The token has expired.", errors.New("expired"))
+	case now.Add(tokenSkew).Before(issued):
+		return invalid("it is from the future")
+	}
+	return &claims, nil
+}
+
+// signed tries every secret, each in constant time.
+func (t *Tokens) signed(text string, signature []byte) bool {
+	ok := false
+	for _, s := range t.secrets {
+		if hmac.Equal(s.sign(text), signature) {
+			ok = true
+		}
+	}
+	return ok
+}
+
+func (s secret) sign(text string) []byte {
+	mac := hmac.New(sha256.New, []byte(*s.text))
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+func encodePart(raw []byte) string { return base64.RawURLEncoding.EncodeToString(raw) }
+
+// decodePart is strict: of two spellings of one signature only one is good.
+func decodePart(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") { // which the decoder would skip
+		return nil, errors.New("a line break")
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(text)
+}
+
+func decodeClaims(part string, v any) error {
+	raw, err := decodePart(part)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, v)
+}
+
+// fromOrigin reports whether a page of origin makes the request. Browsers leave
+// Origin out of GET requests of the own origin.
+func fromOrigin(r *http.Request, origin string) bool {
+	if origins := r.Header["Origin"]; len(origins) > 0 {
+		return len(origins) == 1 && origins[0] == origin
+	}
+	u, err := url.Parse(origin)
+	return err == nil && r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Site") == "same-origin" && u.Host == r.Host
+}
+
+func unauthorized(message string, cause error) *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: CodeUnauthorized, Message: message, Err: cause}
+}
