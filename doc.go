@@ -95,13 +95,35 @@
 // # Hooks
 //
 // [Hooks] sees every call: Admit may refuse it, Rewrite may change its body, Done
-// learns what became of it, with the tokens used. Where Admit or Rewrite is set, a
-// body that two readers could take in two ways is refused.
+// learns what became of it, with the tokens used. Where anything judges bodies
+// (Admit, Rewrite, a policy, a limiter), one that two readers could take in two
+// ways is refused.
+//
+// # Callers, limits and cost
+//
+// Five parts, each of use alone, decide before a call is made and hold for REST
+// and every GraphQL field alike, in this order:
+//
+//   - [WithCaller] says who calls; [Tokens] does so for pages that hold a
+//     short-lived token of yours. Sessions belong to their caller.
+//   - [WithPolicy], and the Policy of a [Caller], say what may be asked for.
+//   - Hooks.Admit and Hooks.Rewrite.
+//   - [WithLimiter] asks for room: [MemoryLimiter] bounds rates, calls at the same
+//     time, tokens and money. It reserves the worst that a call can cost and
+//     settles with what it did. Without a caller it counts by address, see
+//     [WithTrustedProxies].
+//   - The [KeySource]; [KeyPool] spreads calls over several keys.
+//
+// Hooks.Done then learns what the call used, as the upstream reported it or as an
+// estimate, and what that costs by [WithPrices]. One record, "proxy call", is
+// logged for each call at Info: caller, route, model, status, ending, bytes,
+// times, and the usage if a Done hook, a limiter, prices or WithStreamUsage ask for
+// it; never a prompt, a key or a header but request ids.
 //
 // # Limits
 //
-// [Limits] bounds sizes and times. There is no limit on calls or callers: behind
-// a reverse proxy every user has one address. Count in Hooks.Admit.
+// [Limits] bounds sizes and times. Without [WithLimiter] there is no limit on
+// calls or callers.
 //
 // # Errors
 //
@@ -120,10 +142,10 @@
 //	method_not_allowed             405  the Allow header tells what is
 //	origin_not_allowed             403  see WithAllowedOrigins
 //	host_not_allowed               421  see WithAllowedHosts
-//	unauthorized                   401  from Hooks.Admit
-//	forbidden                      403  from Hooks.Admit
-//	rate_limited                   429  from Hooks.Admit
-//	key_unavailable                503  the key source failed or took too long
+//	unauthorized                   401  see WithCaller
+//	forbidden                      403  see WithPolicy, Tokens and Hooks.Admit
+//	rate_limited                   429  see WithLimiter; Retry-After says when to come back
+//	key_unavailable                503  the key source failed, took too long, or all its keys rest
 //	shutting_down                  503  see Handler.Shutdown
 //	streaming_unsupported_by_host  500  a middleware hides Flush
 //	upstream_auth                  502  the upstream does not accept the server's key
@@ -133,7 +155,7 @@
 //	upstream_timeout               504  Limits.HeaderTime, Limits.StreamIdle
 //	upstream_disconnected          ---  in a stream: the upstream broke it off
 //	stream_limit                   ---  in a stream: Limits.StreamMax or ResponseBytes
-//	internal_error                 500  a hook failed or panicked
+//	internal_error                 500  a hook failed or panicked; 503: WithCaller or WithLimiter did
 //
 // An error of the upstream keeps its status, its retry headers and its own code.
 // The official SDKs repeat 408, 409, 429 and every 5xx; where that cannot help,

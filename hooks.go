@@ -41,6 +41,12 @@ type Hooks struct {
 	Done func(ctx context.Context, call Call, outcome Outcome)
 }
 
+// WithHooks sets the functions that watch and steer calls. Passing it again
+// replaces all of them. Default: none.
+func WithHooks(hooks Hooks) Option {
+	return optionFunc(func(c *config) { c.hooks = hooks })
+}
+
 // Route names what a call asks for.
 type Route string
 

@@ -186,8 +186,9 @@ func WithProxyFromEnvironment(use bool) Option {
 	return optionFunc(func(c *config) { c.envProxy = use })
 }
 
-// WithLogger sets where failures are logged. No record holds a key, a prompt or
-// an answer. Passing it again replaces it; nil means the default, which is
+// WithLogger sets where calls and failures are logged: one record for each
+// call, at Info; what failed on our side or the upstream's at Error, what a
+// client did wrong at Debug. No record holds a key, a prompt or an answer. Passing it again replaces it; nil means the default, which is
 // slog.Default() at the time of construction.
 func WithLogger(logger *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger = logger })
@@ -263,12 +264,6 @@ func WithGraphQL(options GraphQLOptions) Option {
 // replaces it; nil means the default: a new [MemoryStore] of its own.
 func WithSessionStore(store SessionStore) Option {
 	return optionFunc(func(c *config) { c.sessions = store })
-}
-
-// WithHooks sets the functions that watch and steer calls. Passing it again
-// replaces all of them. Default: none.
-func WithHooks(hooks Hooks) Option {
-	return optionFunc(func(c *config) { c.hooks = hooks })
 }
 
 // check returns every problem of the configuration, joined, and renders what

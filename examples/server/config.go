@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -130,7 +129,7 @@ func (c config) options(logger *slog.Logger) []proxy.Option {
 		proxy.WithAllowedHosts(c.allowedHosts()...),
 		proxy.WithDefaultModels(c.chatModel, c.imageModel),
 		proxy.WithKeySource(c.keySource()),
-		proxy.WithHooks(proxy.Hooks{Done: logCalls(logger)}),
+		proxy.WithStreamUsage(true), // for the log
 	}
 	if c.demo {
 		options = append(options, proxy.WithAuthHeader("")) // no key, whatever the environment has
@@ -173,23 +172,6 @@ func readKey(file string) (string, error) {
 		return "", fmt.Errorf("%s is empty", file)
 	}
 	return key, nil
-}
-
-// logCalls writes a line for each call: what it was and what it cost, nothing
-// of what was said.
-func logCalls(logger *slog.Logger) func(context.Context, proxy.Call, proxy.Outcome) {
-	return func(ctx context.Context, call proxy.Call, outcome proxy.Outcome) {
-		attrs := []slog.Attr{
-			slog.Any("call", call),
-			slog.Int("status", outcome.Status),
-			slog.String("ending", string(outcome.Ending)),
-			slog.Duration("duration", outcome.Duration.Round(time.Millisecond)),
-		}
-		if outcome.Usage.Reported { // streams tell it when the client asks
-			attrs = append(attrs, slog.Int64("tokens", outcome.Usage.TotalTokens))
-		}
-		logger.LogAttrs(ctx, slog.LevelInfo, "call", attrs...)
-	}
 }
 
 // or returns value, or standard if it is empty.
