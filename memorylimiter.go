@@ -83,9 +83,9 @@ func (m *MemoryLimiter) check(priced bool) error {
 		m.Tokens < 0, m.Cost < 0, m.Window < 0, m.MaxCallers < 0:
 		return errors.New("a limit is negative")
 	case m.Burst > 0 && m.Requests == 0:
-		return errors.New("Burst says nothing without Requests")
+		return errors.New("a burst says nothing without Requests")
 	case m.Cost > 0 && !priced:
-		return errors.New("Cost needs WithPrices")
+		return errors.New("a limit on cost needs WithPrices")
 	}
 	return nil
 }

@@ -150,5 +150,5 @@ func (row *priceRow) cost(u Usage) Money {
 		return math.MaxInt64
 	}
 	micros, _ := bits.Div64(hi, lo, 1e6)
-	return Money(min(micros, math.MaxInt64)) //nolint:gosec // bounded on this line
+	return Money(min(micros, math.MaxInt64))
 }

@@ -39,7 +39,7 @@ type Token struct {
 }
 
 const (
-	tokenType     = "openai-proxy+jwt"
+	tokenType     = "openai-proxy+jwt" //nolint:gosec // a media type, no credential
 	tokenLifetime = 10 * time.Minute
 	maxLifetime   = 24 * time.Hour
 	// tokenSkew is how far two servers' clocks may differ.
