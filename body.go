@@ -44,7 +44,7 @@ func (x *exchange) readBody() ([]byte, error) {
 		idle:     limits.BodyIdle,
 		deadline: deadline(time.Now(), limits.BodyTime),
 	}
-	body, err := readGrowing(src, r.ContentLength)
+	body, err := readGrowing(src, r.ContentLength, nil)
 	if err != nil {
 		return nil, bodyError(r, err)
 	}
@@ -100,15 +100,18 @@ func (b *timedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readGrowing reads src to its end. With a known length the buffer grows
-// eightfold at most in one step, so that little is copied and a liar has to send
-// an eighth of what he makes us allocate.
-func readGrowing(src io.Reader, length int64) ([]byte, error) {
+// readGrowing reads src to its end. With a known length the buffer grows by a
+// factor of 32 at most in one step, so that little is copied and a liar has to
+// send a part of what he makes us allocate. buf, which may be nil, is used as far
+// as it reaches.
+func readGrowing(src io.Reader, length int64, buf []byte) ([]byte, error) {
 	size := int64(firstRead)
 	if length >= 0 {
 		size = min(size, length+1) // one more, so that the end is seen
 	}
-	buf := make([]byte, 0, size)
+	if buf = buf[:0]; cap(buf) == 0 {
+		buf = make([]byte, 0, size)
+	}
 	for {
 		n, err := src.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -123,7 +126,7 @@ func readGrowing(src io.Reader, length int64) ([]byte, error) {
 		}
 		size = 2 * int64(cap(buf))
 		if int64(len(buf)) <= length {
-			size = min(8*int64(cap(buf)), length+1)
+			size = min(32*int64(cap(buf)), length+1)
 		}
 		buf = append(make([]byte, 0, size), buf...)
 	}

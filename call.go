@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
@@ -29,6 +30,8 @@ type call struct {
 	answer     int64                         // bytes of its whole answer
 	scan       *usageScan                    // of its stream
 	upstreamID string                        // the upstream's X-Request-Id
+	timer      *time.Timer                   // while the upstream is awaited
+	reached    atomic.Bool                   // it has sent headers
 	body       io.Closer                     // the answer, once there is one
 	unwatch    func() bool
 	drain      *drain // nil: a client that leaves ends the call
@@ -217,9 +220,14 @@ func (c *call) findKey() (string, error) {
 	if c.h.upstream.authHeader == "" {
 		return "", nil
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
-	defer cancel()
-	key, err := c.h.cfg.keys.Key(c.x.r.WithContext(ctx))
+	ctx, r := c.ctx, c.x.r
+	if !c.h.instantKey {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
+	key, err := c.h.cfg.keys.Key(r)
 	switch {
 	case c.ctx.Err() != nil:
 		return "", c.fault(c.ctx.Err())
@@ -247,14 +255,15 @@ func (c *call) findKey() (string, error) {
 
 // send makes the request and judges the head of its answer.
 func (c *call) send(p *payload) (*reply, error) {
-	timer := time.AfterFunc(c.h.cfg.limits.HeaderTime, func() { c.cancel(errHeaderTime) })
-	defer timer.Stop()
 	if err := c.ctx.Err(); err != nil {
 		return nil, c.fault(err)
 	}
 	c.out.Attempts++
 	c.worked = true
 	c.drain.arm()
+	c.reached.Store(false)
+	c.wait(c.h.cfg.limits.HeaderTime)
+	defer c.timer.Stop()
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
 	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
 	switch {
@@ -266,7 +275,8 @@ func (c *call) send(p *payload) (*reply, error) {
 	case res.Body == nil:
 		res.Body = http.NoBody
 	}
-	timer.Stop()
+	c.timer.Stop()
+	c.reached.Store(true)
 	c.body, c.upstreamID = res.Body, res.Header.Get("X-Request-Id")
 	if c.h.cfg.transport != nil {
 		// A transport of the host may know of no context once it has answered.
@@ -340,19 +350,31 @@ func errBadResponse(cause error) *Error {
 // watchedBody reads an upstream's body and ends the call when it is silent for
 // too long.
 type watchedBody struct {
-	c     *call
-	body  io.Reader
-	timer *time.Timer
+	c    *call
+	body io.Reader
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	idle := b.c.h.cfg.limits.StreamIdle
-	if b.timer == nil {
-		b.timer = time.AfterFunc(idle, func() { b.c.cancel(errStreamIdle) })
-	} else {
-		b.timer.Reset(idle)
-	}
+	b.c.wait(b.c.h.cfg.limits.StreamIdle)
 	n, err := b.body.Read(p)
-	b.timer.Stop()
+	b.c.timer.Stop()
 	return n, err
+}
+
+// wait gives the upstream so much time until its next sign of life.
+func (c *call) wait(limit time.Duration) {
+	if c.timer == nil {
+		c.timer = time.AfterFunc(limit, c.silent)
+		return
+	}
+	c.timer.Reset(limit)
+}
+
+// silent ends a call whose upstream took too long.
+func (c *call) silent() {
+	if c.reached.Load() {
+		c.cancel(errStreamIdle)
+		return
+	}
+	c.cancel(errHeaderTime)
 }

@@ -108,6 +108,9 @@ func (t defaultsTable) missing(route Route, model string, o jsonobj.Object) []js
 	return out
 }
 
+// knows reports whether a chat model is of the worker's days.
+func (t defaultsTable) knows(model string) bool { return len(fieldsFor(t.rows[RouteChat], model)) > 0 }
+
 // twin names the key that says the same under another name.
 func twin(key string) string {
 	switch key {

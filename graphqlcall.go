@@ -172,7 +172,7 @@ func (rep *reply) read(read func(c *call, answer []byte) error) error {
 	if rep.stream {
 		return errBadResponse(errors.New("the upstream sent a stream that was not asked for"))
 	}
-	raw, err := rep.whole()
+	raw, err := rep.whole(nil)
 	if err != nil {
 		return err
 	}

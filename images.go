@@ -135,7 +135,7 @@ func formValue(part *multipart.Part) (string, error) {
 	default:
 		return "", badForm(errors.New("a value is encoded"))
 	}
-	value, err := readGrowing(io.LimitReader(part, maxFormValue+1), maxFormValue+1)
+	value, err := readGrowing(io.LimitReader(part, maxFormValue+1), maxFormValue+1, nil)
 	if err == nil && len(value) > maxFormValue {
 		err = errors.New("a value is too long")
 	}

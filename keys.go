@@ -59,10 +59,12 @@ func StaticKey(key string) KeySource { return newSecret(key) }
 
 // EnvKey returns the value of an environment variable, without white space
 // around it. It is read for every request, so that a rotated secret is seen.
-func EnvKey(name string) KeySource {
-	return KeyFunc(func(*http.Request) (string, error) {
-		return strings.TrimSpace(os.Getenv(name)), nil
-	})
+func EnvKey(name string) KeySource { return envKey(name) }
+
+type envKey string
+
+func (name envKey) Key(*http.Request) (string, error) {
+	return strings.TrimSpace(os.Getenv(string(name))), nil
 }
 
 // HeaderKey returns a key that the client sends in a header. Of an
@@ -71,18 +73,39 @@ func EnvKey(name string) KeySource {
 //
 // With it, anybody who may call the handler chooses which account pays. It is
 // meant for development and for callers that bring their own key.
-func HeaderKey(name string) KeySource {
-	return KeyFunc(func(r *http.Request) (string, error) {
-		key := strings.Trim(r.Header.Get(name), " \t")
-		if strings.EqualFold(name, "Authorization") {
-			key = bearer(key)
+func HeaderKey(name string) KeySource { return headerKey(http.CanonicalHeaderKey(name)) }
+
+type headerKey string
+
+func (name headerKey) Key(r *http.Request) (string, error) {
+	key := strings.Trim(r.Header.Get(string(name)), " \t")
+	if name == "Authorization" {
+		key = bearer(key)
+	}
+	if key != "" && (len(key) > maxHeaderKey || !validKey(key)) {
+		return "", badRequest(CodeInvalidRequest, "", "The API key in header %s must be 1 to 512 visible ASCII characters.", string(name))
+	}
+	return key, nil
+}
+
+// isInstant reports whether a source answers out of what is at hand, so that it
+// needs no deadline.
+func isInstant(source KeySource) bool {
+	instant := true
+	switch s := source.(type) {
+	case secret, envKey, headerKey, nil:
+	case firstKey:
+		for _, inner := range s {
+			instant = instant && isInstant(inner)
 		}
-		if key != "" && (len(key) > maxHeaderKey || !validKey(key)) {
-			return "", badRequest(CodeInvalidRequest, "", "The API key in header %s must be 1 to 512 visible ASCII characters.",
-				http.CanonicalHeaderKey(name))
+	case *keyPool:
+		for i := range s.slots {
+			instant = instant && isInstant(s.slots[i].source)
 		}
-		return key, nil
-	})
+	default:
+		return false
+	}
+	return instant
 }
 
 // FirstKey returns the first key that any of sources has, in order; an error of

@@ -14,6 +14,7 @@ type payload struct {
 	form        map[string]string // the guarded values of a form
 	contentType string            // of a form, as the client wrote it; "": JSON
 	body        []byte            // to send; of JSON, made by render
+	oldModel    bool              // the model is one that takes max_tokens
 
 	cannotStream bool // whoever waits for the answer cannot pass a stream on
 }

@@ -97,7 +97,7 @@ func (p *Policy) check() error {
 }
 
 // judge checks a payload, and puts into it what the policy wants there.
-func (p *Policy) judge(route Route, model string, in *payload) error {
+func (p *Policy) judge(route Route, in *payload) error {
 	if len(p.Models) > 0 && !p.admits(in) {
 		return refusedBy("model", "This model may not be used here.")
 	}
@@ -129,7 +129,7 @@ func (p *Policy) judge(route Route, model string, in *payload) error {
 			return refusedBy("messages", fmt.Sprintf("At most %d messages are allowed here.", p.MaxMessages))
 		}
 	}
-	return p.capTokens(model, in)
+	return p.capTokens(in)
 }
 
 // admits compares the model itself, not its description in the Call.
@@ -149,7 +149,7 @@ func matchModel(pattern, model string) bool {
 
 // capTokens keeps both names of the bound under it, and gives one to a request
 // that has none. A default of our own gives way.
-func (p *Policy) capTokens(model string, in *payload) error {
+func (p *Policy) capTokens(in *payload) error {
 	if p.MaxTokens == 0 {
 		return nil
 	}
@@ -172,7 +172,7 @@ func (p *Policy) capTokens(model string, in *payload) error {
 		return nil
 	}
 	key := "max_completion_tokens"
-	if len(fieldsFor(chatDefaults(), model)) > 0 {
+	if in.oldModel {
 		key = "max_tokens"
 	}
 	in.set(key, bound)
@@ -229,11 +229,12 @@ func (x *exchange) guarded() []string {
 
 // judge applies the policies, and adds what this package says of the caller.
 func (x *exchange) judge(info Call, p *payload) error {
+	p.oldModel = x.h.cfg.policy.MaxTokens+x.caller.Policy.MaxTokens != 0 && x.h.defaults.knows(info.Model)
 	for _, policy := range []*Policy{&x.h.cfg.policy, &x.caller.Policy} {
 		if !policy.asks() {
 			continue
 		}
-		if err := policy.judge(info.Route, info.Model, p); err != nil {
+		if err := policy.judge(info.Route, p); err != nil {
 			return err
 		}
 	}

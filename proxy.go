@@ -29,6 +29,9 @@ type Handler struct {
 	live     liveCalls
 	guarded  []string // keys that decide about a request
 	retries  retryBudget
+	buffers  buffers
+
+	instantKey bool // the key source needs no deadline
 }
 
 // New returns a handler with every route, to be mounted at the root of a server
@@ -84,6 +87,8 @@ func NewHandler(opts ...Option) (*Handler, error) {
 		upstream: up,
 		defaults: newDefaultsTable(cfg.owned),
 		guarded:  cfg.guarded(),
+
+		instantKey: isInstant(cfg.keys),
 	}
 	if h.graphql, err = newGraphQL(h, cfg); err != nil {
 		return nil, &OptionError{"WithGraphQL", err}
@@ -317,7 +322,12 @@ func (x *exchange) logFailure(e *Error, more ...slog.Attr) {
 // log writes a record. A logger that panics must not take the request with it.
 func (c *config) log(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
 	defer func() { _ = recover() }()
-	c.logger.LogAttrs(ctx, level, msg, attrs...) //nolint:sloglint // every caller's message is a literal
+	if !c.logger.Enabled(ctx, level) {
+		return
+	}
+	r := slog.NewRecord(time.Now(), level, msg, 0) // the line of this package would tell nobody anything
+	r.AddAttrs(attrs...)
+	_ = c.logger.Handler().Handle(ctx, r) // nowhere to tell it
 }
 
 // recover turns a panic of a hook, a source or a store into an answer. The

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -29,7 +30,7 @@ func (rep *reply) refusal(readable bool) *Error {
 	c := rep.call
 	var body []byte
 	if readable {
-		text, err := readGrowing(io.LimitReader(rep.body, maxErrorBytes+1), -1)
+		text, err := readGrowing(io.LimitReader(rep.body, maxErrorBytes+1), -1, nil)
 		if err == nil && len(text) <= maxErrorBytes {
 			body = text
 		}
@@ -51,8 +52,8 @@ func (rep *reply) refusal(readable bool) *Error {
 
 // whole reads the body to its end, under the limit, and checks that it looks
 // like the JSON value it is labelled as. It is not parsed: that would cost more
-// than all the rest.
-func (rep *reply) whole() ([]byte, error) {
+// than all the rest. buf, which may be nil, is used as far as it reaches.
+func (rep *reply) whole(buf []byte) ([]byte, error) {
 	limit := rep.call.h.cfg.limits.ResponseBytes
 	length := int64(-1)
 	if n, err := strconv.ParseInt(rep.header.Get("Content-Length"), 10, 64); err == nil && rep.header.Get("Content-Encoding") == "" {
@@ -64,7 +65,7 @@ func (rep *reply) whole() ([]byte, error) {
 	if limit < forever {
 		limit++ // one more, so that too much is seen
 	}
-	body, err := readGrowing(io.LimitReader(rep.body, limit), length)
+	body, err := readGrowing(io.LimitReader(rep.body, limit), length, buf)
 	if err != nil {
 		e := rep.call.fault(err)
 		if e.Code == CodeUpstreamUnreachable { // it was reached, and broke off
@@ -103,11 +104,13 @@ const writePiece = 256 << 10
 // that no truncated answer looks whole.
 func (x *exchange) relay(rep *reply) error {
 	c := rep.call
-	body, err := rep.whole()
+	buf := c.h.buffers.get()
+	body, err := rep.whole(*buf)
 	if err != nil {
 		c.failed(err)
 		return err
 	}
+	defer c.h.buffers.put(buf, body)
 	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}
@@ -122,6 +125,28 @@ func (x *exchange) relay(rep *reply) error {
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
 	}
 	return nil
+}
+
+// buffers keeps the memory of answers for the next ones. The zero value is ready.
+type buffers struct{ pool sync.Pool }
+
+// maxKept is the largest buffer that is kept.
+const maxKept = 8 << 20
+
+func (b *buffers) get() *[]byte {
+	if buf, ok := b.pool.Get().(*[]byte); ok {
+		return buf
+	}
+	return new([]byte)
+}
+
+// put takes back a buffer, or the larger one that took its place, once nobody
+// holds any of it.
+func (b *buffers) put(buf *[]byte, used []byte) {
+	if cap(used) <= maxKept {
+		*buf = used[:0]
+		b.pool.Put(buf)
+	}
 }
 
 // writeBody writes piece by piece, each under a fresh deadline, so that a slow

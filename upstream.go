@@ -93,20 +93,22 @@ func (c *call) request(p *payload) *http.Request {
 			header[name] = values
 		}
 	}
+	own := headerValues{header: header}
 	if _, ok := header["User-Agent"]; !ok {
-		header["User-Agent"] = []string{""} // net/http would add its own
+		own.set("User-Agent", "") // net/http would add its own
 	}
-	header["Content-Type"] = []string{p.contentType}
 	if p.contentType == "" {
-		header["Content-Type"][0] = "application/json"
+		own.set("Content-Type", "application/json")
+	} else {
+		own.set("Content-Type", p.contentType)
 	}
-	header["Accept-Encoding"] = []string{"identity"}
+	own.set("Accept-Encoding", "identity")
 	switch up.authHeader {
 	case "":
 	case "Authorization":
-		header["Authorization"] = []string{"Bearer " + c.key}
+		own.set("Authorization", "Bearer "+c.key)
 	default:
-		header[up.authHeader] = []string{c.key}
+		own.set(up.authHeader, c.key)
 	}
 	target := up.urls[c.info.Route]
 	req := &http.Request{
@@ -118,6 +120,22 @@ func (c *call) request(p *payload) *http.Request {
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p.body)), nil },
 	}
 	return req.WithContext(c.ctx)
+}
+
+// headerValues sets canonical names of one header to single values, which lie
+// side by side: Header.Set would allocate for each.
+type headerValues struct {
+	header http.Header
+	values []string
+}
+
+func (h *headerValues) set(name, value string) {
+	if len(h.values) == cap(h.values) {
+		h.values = make([]string, 0, 8)
+	}
+	h.values = append(h.values, value)
+	n := len(h.values)
+	h.header[name] = h.values[n-1 : n : n] // whoever appends gets a copy
 }
 
 // passesUp is the list of request headers that go on. Idempotency-Key is not
@@ -143,12 +161,14 @@ func passesDown(name string) bool {
 // copyHeader hands the allowed headers of an answer on, without what looks like
 // a key in them. Values are fresh, see originPolicy.setHeaders.
 func copyHeader(dst, src http.Header, key string) {
+	own := headerValues{header: dst}
 	for name, values := range src {
 		if !passesDown(name) || len(values) == 0 {
 			continue
 		}
-		if name == "Content-Type" {
-			values = values[:1] // two would let readers differ
+		if name == "Content-Type" || len(values) == 1 { // two types would let readers differ
+			own.set(name, redact(values[0], key))
+			continue
 		}
 		fresh := make([]string, len(values))
 		for i, v := range values {

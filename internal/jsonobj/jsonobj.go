@@ -64,6 +64,21 @@ func (o *Object) is(m *member, key string) bool {
 	return string(quoted[1:len(quoted)-1]) == key
 }
 
+// index finds the key of a member among keys; -1: it is none of them.
+func (o *Object) index(m *member, keys []string) int {
+	quoted := o.raw[m.keyStart:m.keyEnd]
+	if bytes.IndexByte(quoted, '\\') >= 0 {
+		return slices.Index(keys, unquote(quoted))
+	}
+	quoted = quoted[1 : len(quoted)-1]
+	for i, key := range keys {
+		if string(quoted) == key {
+			return i
+		}
+	}
+	return -1
+}
+
 // Parse checks that raw is one JSON object and nothing else.
 func Parse(raw []byte) (Object, error) {
 	if len(raw) > math.MaxUint32 {
@@ -177,9 +192,13 @@ func Text(raw []byte) (s string, ok bool) {
 
 // Repeated returns the first of keys that occurs more than once, or "".
 func (o Object) Repeated(keys []string) string {
-	seen := make([]bool, len(keys))
+	var few [32]bool
+	seen := few[:]
+	if len(keys) > len(few) {
+		seen = make([]bool, len(keys))
+	}
 	for i := range o.members {
-		k := slices.Index(keys, o.key(&o.members[i]))
+		k := o.index(&o.members[i], keys)
 		if k < 0 {
 			continue
 		}

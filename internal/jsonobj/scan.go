@@ -196,21 +196,46 @@ const (
 	highs = 0x8080808080808080
 )
 
-// plain returns how many bytes of b from i on are ordinary string content,
-// looking at eight bytes at a time. The lowest byte that the classic zero-byte
-// test flags is exact, which is all that is asked of it here.
+// plain returns the offset behind the ordinary string content from i on. It
+// looks at eight bytes at a time, and where a text is long at 32.
 func plain(b []byte, i int) int {
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		quote, slash := x^(ones*'"'), x^(ones*'\\')
-		if special := ((x-ones*0x20)&^x | (quote-ones)&^quote | (slash-ones)&^slash) & highs; special != 0 {
-			return i + bits.TrailingZeros64(special)/8
+	end := min(len(b), i+64)
+	for {
+		for ; i+8 <= end; i += 8 {
+			if found := special(binary.LittleEndian.Uint64(b[i:])); found != 0 {
+				return i + bits.TrailingZeros64(found)/8
+			}
 		}
+		if end == len(b) {
+			break
+		}
+		i, end = plainBlocks(b, i), len(b)
 	}
 	for i < len(b) && b[i] >= 0x20 && b[i] != '"' && b[i] != '\\' {
 		i++
 	}
 	return i
+}
+
+// plainBlocks is plain for whole blocks only.
+func plainBlocks(b []byte, i int) int {
+	for ; i+32 <= len(b); i += 32 {
+		block := (*[32]byte)(b[i:])
+		found := special(binary.LittleEndian.Uint64(block[0:])) | special(binary.LittleEndian.Uint64(block[8:])) |
+			special(binary.LittleEndian.Uint64(block[16:])) | special(binary.LittleEndian.Uint64(block[24:]))
+		if found != 0 {
+			break
+		}
+	}
+	return i
+}
+
+// special flags quotes, backslashes and control characters among eight bytes,
+// by the classic test for a zero byte. The lowest flag is exact, which is all
+// that is asked of it here.
+func special(x uint64) uint64 {
+	quote, slash := x^(ones*'"'), x^(ones*'\\')
+	return ((x-ones*0x20)&^x | (quote-ones)&^quote | (slash-ones)&^slash) & highs
 }
 
 // skipString checks the string at i; it returns -1 if there is no well-formed
