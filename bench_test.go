@@ -188,7 +188,10 @@ type forgetful struct {
 	status, bytes int
 }
 
-func (w *forgetful) reset() { w.header, w.status, w.bytes = nil, 0, 0 }
+func (w *forgetful) reset() {
+	clear(w.header)
+	w.status, w.bytes = 0, 0
+}
 
 func (w *forgetful) Header() http.Header {
 	if w.header == nil {

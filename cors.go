@@ -191,24 +191,23 @@ func sameHost(origin, host string) bool {
 	return ok && originHost != "" && originHost == host
 }
 
-// setHeaders writes what every answer carries. Values are fresh for each
-// answer: a shared slice could be changed by a middleware of the host.
-func (p *originPolicy) setHeaders(h http.Header, v verdict) {
+// setHeaders writes what every answer carries.
+func (p *originPolicy) setHeaders(h *headerValues, v verdict) {
 	if !p.any && len(p.exact)+len(p.below) > 0 {
-		h.Add("Vary", "Origin")
+		h.add("Vary", "Origin")
 	}
 	if v.origin == "" {
 		return
 	}
 	if p.any {
-		h.Set("Access-Control-Allow-Origin", "*")
+		h.set("Access-Control-Allow-Origin", "*")
 	} else {
-		h.Set("Access-Control-Allow-Origin", v.origin)
+		h.set("Access-Control-Allow-Origin", v.origin)
 	}
 	if p.credentials {
-		h.Set("Access-Control-Allow-Credentials", "true")
+		h.set("Access-Control-Allow-Credentials", "true")
 	}
-	h.Set("Access-Control-Expose-Headers", exposeHeaders)
+	h.set("Access-Control-Expose-Headers", exposeHeaders)
 }
 
 // isPreflight follows the Fetch standard, section 3.3.2.
@@ -218,15 +217,14 @@ func isPreflight(r *http.Request) bool {
 
 // answerPreflight ends a preflight. One that is refused is told nothing, which
 // browsers read as a refusal.
-func (p *originPolicy) answerPreflight(w http.ResponseWriter, r *http.Request, v verdict) {
-	h := w.Header()
-	h.Add("Vary", preflightVary)
+func (p *originPolicy) answerPreflight(w http.ResponseWriter, h *headerValues, r *http.Request, v verdict) {
+	h.add("Vary", preflightVary)
 	if v.origin != "" {
-		h.Set("Access-Control-Allow-Methods", allowMethods)
+		h.set("Access-Control-Allow-Methods", allowMethods)
 		if asked := r.Header["Access-Control-Request-Headers"]; len(asked) == 1 && isTokenList(asked[0]) {
-			h.Set("Access-Control-Allow-Headers", asked[0])
+			h.set("Access-Control-Allow-Headers", asked[0])
 		}
-		h.Set("Access-Control-Max-Age", preflightMaxAge)
+		h.set("Access-Control-Max-Age", preflightMaxAge)
 		h.Del("Access-Control-Expose-Headers")
 	}
 	w.WriteHeader(http.StatusNoContent)

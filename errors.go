@@ -227,15 +227,15 @@ func (e *Error) retryable() bool {
 // writeError answers a request with e, in the shape of its route. Nothing may
 // have been written before.
 func (x *exchange) writeError(e *Error) {
-	header := x.w.Header()
+	header := &x.header
 	e.setHeaders(header)
 	body := e.body(x.shape)
-	header.Set("Content-Type", "application/json")
+	header.set("Content-Type", "application/json")
 	if x.shape == errorShapeGraphQL {
-		header.Set("Content-Type", x.media.contentType())
+		header.set("Content-Type", x.media.contentType())
 	}
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.set("Cache-Control", "no-store")
+	header.set("Content-Length", strconv.Itoa(len(body)))
 	x.writeHeader(e.status())
 	if x.r.Method != http.MethodHead {
 		_, _ = x.w.Write(body) // the caller may be gone; there is nobody else to tell
@@ -243,21 +243,21 @@ func (x *exchange) writeError(e *Error) {
 }
 
 // setHeaders writes what an error says in headers.
-func (e *Error) setHeaders(header http.Header) {
+func (e *Error) setHeaders(header *headerValues) {
 	if e.upstream != nil {
 		e.upstream.copyHeader(header)
 	}
 	if !e.retryable() {
-		header.Set("X-Should-Retry", "false")
+		header.set("X-Should-Retry", "false")
 	}
 	if e.quota != nil {
 		e.quota.setHeaders(header)
 	}
 	if e.upstream == nil && e.status() == http.StatusUnauthorized {
-		header.Set("WWW-Authenticate", "Bearer") // RFC 9110, section 11.6.1
+		header.set("Www-Authenticate", "Bearer") // RFC 9110, section 11.6.1
 	}
 	if e.RetryAfter > 0 {
-		header.Set("Retry-After", retryAfter(e.RetryAfter))
+		header.set("Retry-After", retryAfter(e.RetryAfter))
 	}
 }
 

@@ -136,9 +136,9 @@ func (x *exchange) graphQL() error {
 
 // graphQLSchema serves the SDL.
 func (x *exchange) graphQLSchema() error {
-	header := x.w.Header()
-	header.Set("Content-Type", "text/plain; charset=utf-8")
-	header.Set("Content-Length", strconv.Itoa(len(schemaSDL)))
+	header := &x.header
+	header.set("Content-Type", "text/plain; charset=utf-8")
+	header.set("Content-Length", strconv.Itoa(len(schemaSDL)))
 	x.writeHeader(http.StatusOK)
 	if x.r.Method != http.MethodHead {
 		_, _ = io.WriteString(x.w, schemaSDL) // whoever asked may be gone
@@ -284,13 +284,13 @@ func (x *exchange) answerGraphQL(accept accepted, result *gqldoc.Result) error {
 	}
 	status, cause := statusOf(accept.single, result)
 	body := append(result.AppendJSON(nil), '\n')
-	header := x.w.Header()
+	header := &x.header
 	if cause != nil && status == cause.status() {
 		cause.setHeaders(header)
 	}
-	header.Set("Content-Type", accept.single.contentType())
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.set("Content-Type", accept.single.contentType())
+	header.set("Cache-Control", "no-store")
+	header.set("Content-Length", strconv.Itoa(len(body)))
 	x.writeHeader(status)
 	if x.r.Method != http.MethodHead {
 		_ = x.writeBody(nil, body) // whoever asked may be gone

@@ -31,10 +31,10 @@ func (x *exchange) startEvents(m media) (*events, error) {
 		return nil, errCannotStream()
 	}
 	x.media = m
-	header := x.w.Header()
-	header.Set("Content-Type", m.contentType())
-	header.Set("Cache-Control", "no-cache, no-transform")
-	header.Set("X-Accel-Buffering", "no")
+	header := &x.header
+	header.set("Content-Type", m.contentType())
+	header.set("Cache-Control", "no-cache, no-transform")
+	header.set("X-Accel-Buffering", "no")
 	out := &events{
 		streamWriter: x.streamWriter(":\n\n"),
 		multipart:    m == mediaMultipart,

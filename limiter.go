@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -106,8 +105,8 @@ type quota struct {
 	reset            time.Duration
 }
 
-func (q *quota) setHeaders(header http.Header) {
-	header.Set("X-Ratelimit-Limit-"+q.unit, strconv.FormatInt(q.limit, 10))
-	header.Set("X-Ratelimit-Remaining-"+q.unit, strconv.FormatInt(q.remaining, 10))
-	header.Set("X-Ratelimit-Reset-"+q.unit, q.reset.Round(time.Millisecond).String())
+func (q *quota) setHeaders(header *headerValues) {
+	header.set("X-Ratelimit-Limit-"+q.unit, strconv.FormatInt(q.limit, 10))
+	header.set("X-Ratelimit-Remaining-"+q.unit, strconv.FormatInt(q.remaining, 10))
+	header.set("X-Ratelimit-Reset-"+q.unit, q.reset.Round(time.Millisecond).String())
 }

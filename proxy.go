@@ -175,6 +175,7 @@ func (h *Handler) graphQLEndpoint() endpoint {
 type exchange struct {
 	h       *Handler
 	w       http.ResponseWriter
+	header  headerValues // of the answer
 	rc      *http.ResponseController
 	r       *http.Request
 	id      string
@@ -190,10 +191,11 @@ type exchange struct {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
+	x.header.Header = w.Header()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		// Until the body is read. net/http would wait for the rest of it before
 		// it sends an answer, and without a limit.
-		w.Header().Set("Connection", "close")
+		x.header.set("Connection", "close")
 	}
 	if err := x.run(ep); err != nil {
 		x.fail(err)
@@ -203,9 +205,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 // run passes the request through the gates that stand before every route, the
 // origin first, so that every answer can be read by those who may.
 func (x *exchange) run(ep endpoint) error {
-	h, r, header := x.h, x.r, x.w.Header()
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("X-Request-Id", x.id)
+	h, r, header := x.h, x.r, &x.header
+	header.set("X-Content-Type-Options", "nosniff")
+	header.set("X-Request-Id", x.id)
 	if h.cfg == nil {
 		return &Error{
 			Status: http.StatusInternalServerError, Code: CodeMisconfigured,
@@ -221,14 +223,14 @@ func (x *exchange) run(ep endpoint) error {
 	case !h.hosts.allows(r.Host):
 		return errHost()
 	case ep.serve != nil && isPreflight(r):
-		h.origins.answerPreflight(x.w, r, v)
+		h.origins.answerPreflight(x.w, header, r, v)
 		return nil
 	case v.refused:
 		return errOrigin()
 	case ep.serve == nil:
 		return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "There is nothing at this path."}
 	case r.Method == http.MethodOptions:
-		header.Set("Allow", ep.methods())
+		header.set("Allow", ep.methods())
 		x.writeHeader(http.StatusNoContent)
 		return nil
 	case !ep.takes(r.Method) || wantsUpgrade(r):
@@ -262,7 +264,7 @@ func (ep endpoint) takes(method string) bool {
 }
 
 func (x *exchange) wrongMethod(allow string) *Error {
-	x.w.Header().Set("Allow", allow)
+	x.header.set("Allow", allow)
 	return &Error{Status: http.StatusMethodNotAllowed, Code: CodeMethodNotAllowed, Message: "Method Not Allowed"}
 }
 
@@ -283,7 +285,13 @@ func requestID(r *http.Request) string {
 	if id := r.Header.Get("X-Request-Id"); len(id) <= 128 && isToken(id) {
 		return id
 	}
-	return "req_" + rand.Text()
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
+	id := [30]byte{'r', 'e', 'q', '_'}
+	_, _ = rand.Read(id[4:]) // never fails
+	for i := 4; i < len(id); i++ {
+		id[i] = alphabet[id[i]%32]
+	}
+	return string(id[:])
 }
 
 // writeHeader begins the answer. Until then a method may return an error.

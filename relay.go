@@ -114,10 +114,10 @@ func (x *exchange) relay(rep *reply) error {
 	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}
-	header := x.w.Header()
+	header := &x.header
 	copyHeader(header, rep.header, c.key)
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.set("Cache-Control", "no-store")
+	header.set("Content-Length", strconv.Itoa(len(body)))
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
 	x.writeHeader(rep.status)
 	if err := x.writeBody(c, body); err != nil {

@@ -20,10 +20,10 @@ const streamBuffer = 4 << 10
 // itself never ends tidily.
 func (x *exchange) stream(rep *reply) {
 	c := rep.call
-	header := x.w.Header()
+	header := &x.header
 	copyHeader(header, rep.header, c.key)
-	header.Set("Cache-Control", "no-cache, no-transform")
-	header.Set("X-Accel-Buffering", "no")
+	header.set("Cache-Control", "no-cache, no-transform")
+	header.set("X-Accel-Buffering", "no")
 	c.out.Status = rep.status
 	out := x.streamWriter(":\n")
 	x.writeHeader(rep.status)

@@ -93,7 +93,7 @@ func (c *call) request(p *payload) *http.Request {
 			header[name] = values
 		}
 	}
-	own := headerValues{header: header}
+	own := headerValues{Header: header}
 	if _, ok := header["User-Agent"]; !ok {
 		own.set("User-Agent", "") // net/http would add its own
 	}
@@ -122,22 +122,6 @@ func (c *call) request(p *payload) *http.Request {
 	return req.WithContext(c.ctx)
 }
 
-// headerValues sets canonical names of one header to single values, which lie
-// side by side: Header.Set would allocate for each.
-type headerValues struct {
-	header http.Header
-	values []string
-}
-
-func (h *headerValues) set(name, value string) {
-	if len(h.values) == cap(h.values) {
-		h.values = make([]string, 0, 8)
-	}
-	h.values = append(h.values, value)
-	n := len(h.values)
-	h.header[name] = h.values[n-1 : n : n] // whoever appends gets a copy
-}
-
 // passesUp is the list of request headers that go on. Idempotency-Key is not
 // among them: net/http replays a POST that has one, and it would be paid twice.
 func passesUp(name string) bool {
@@ -159,22 +143,22 @@ func passesDown(name string) bool {
 }
 
 // copyHeader hands the allowed headers of an answer on, without what looks like
-// a key in them. Values are fresh, see originPolicy.setHeaders.
-func copyHeader(dst, src http.Header, key string) {
-	own := headerValues{header: dst}
+// a key in them. Values are fresh: a shared slice
+// could be changed by a middleware of the host.
+func copyHeader(dst *headerValues, src http.Header, key string) {
 	for name, values := range src {
 		if !passesDown(name) || len(values) == 0 {
 			continue
 		}
 		if name == "Content-Type" || len(values) == 1 { // two types would let readers differ
-			own.set(name, redact(values[0], key))
+			dst.set(name, redact(values[0], key))
 			continue
 		}
 		fresh := make([]string, len(values))
 		for i, v := range values {
 			fresh[i] = redact(v, key)
 		}
-		dst[name] = fresh
+		dst.Header[name] = fresh
 	}
 }
 
@@ -223,7 +207,7 @@ type upstreamFailure struct {
 	key    string
 }
 
-func (f *upstreamFailure) copyHeader(dst http.Header) { copyHeader(dst, f.header, f.key) }
+func (f *upstreamFailure) copyHeader(dst *headerValues) { copyHeader(dst, f.header, f.key) }
 
 // workerMessage is the message of the worker's error shape.
 func (f *upstreamFailure) workerMessage(status int, text string) string {
