@@ -129,7 +129,7 @@ func (c *call) end() {
 	}
 	c.out.Duration = time.Since(c.start)
 	c.account()
-	c.settle(c.h.cfg.amount(c.info.Model, c.out.Usage))
+	c.settle(c.h.cfg.amount(c.info.Model, c.charged()))
 	c.record()
 	if c.admitted && c.h.cfg.hooks.Done != nil {
 		defer c.recoverIn("Hooks.Done")

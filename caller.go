@@ -152,8 +152,12 @@ func (c *config) trusts(a netip.Addr) bool {
 	return false
 }
 
-// parseAddress reads an address, also with a port, as some proxies write it.
+// parseAddress reads an address, also in brackets and with a port, as some
+// proxies write it.
 func parseAddress(text string) (netip.Addr, bool) {
+	if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") {
+		text = strings.TrimSuffix(inner, "]")
+	}
 	a, err := netip.ParseAddr(text)
 	if err != nil {
 		ap, err := netip.ParseAddrPort(text)

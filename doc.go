@@ -115,8 +115,8 @@
 //   - The [KeySource]; [KeyPool] spreads calls over several keys.
 //
 // Hooks.Done then learns what the call used, as the upstream reported it or as an
-// estimate, and what that costs by [WithPrices]. One record, "proxy call", is
-// logged for each call at Info: caller, route, model, status, ending, bytes,
+// estimate, and what that costs by [WithPrices]. With [WithLogger] one record,
+// "proxy call", is logged for each call at Info: caller, route, model, status, ending, bytes,
 // times, and the usage if a Done hook, a limiter, prices or WithStreamUsage ask for
 // it; never a prompt, a key or a header but request ids.
 //

@@ -19,6 +19,7 @@ type drain struct {
 	sent atomic.Bool // there is something to wait for
 	stop func() bool // watching the request
 	once sync.Once
+	used int64       // bytes of a stream, since then
 	over *time.Timer // once the client has left
 	rep  *reply
 }
@@ -62,6 +63,13 @@ func (d *drain) from(rep *reply) {
 // gone reports that the client has left a call which goes on without it.
 func (c *call) gone() bool { return c.drain != nil && c.drain.left.Load() }
 
+// took counts bytes of a stream that nobody was there for.
+func (c *call) took(n int) {
+	if c.gone() {
+		c.drain.used += int64(n)
+	}
+}
+
 // finishDrain reads on where the client left a stream, to learn its usage.
 func (c *call) finishDrain() {
 	d := c.drain
@@ -81,7 +89,7 @@ func (c *call) finishDrain() {
 
 func (d *drain) read(scan *usageScan) {
 	buf := make([]byte, streamBuffer)
-	for left := d.c.h.cfg.limits.DrainBytes; left > 0; {
+	for left := d.c.h.cfg.limits.DrainBytes - d.used; left > 0; {
 		n, err := d.rep.body.Read(buf[:min(left, streamBuffer)])
 		scan.feed(buf[:n])
 		left -= int64(n)

@@ -1,6 +1,10 @@
 package proxy
 
-import "bytes"
+import (
+	"bytes"
+	"errors"
+	"strconv"
+)
 
 // What stands for tokens that nobody has counted.
 const (
@@ -40,6 +44,9 @@ func numberIn(p *payload, key string, standard int64) int64 {
 	}
 	if n := tokensIn(raw); n > 0 {
 		return n
+	}
+	if f, err := strconv.ParseFloat(string(raw), 64); f > 1<<53 && (err == nil || errors.Is(err, strconv.ErrRange)) {
+		return forever // too large to count, as 1e30 is
 	}
 	return standard
 }
@@ -109,7 +116,23 @@ func (c *call) account() {
 	if (u.Reported || u.Estimated) && c.info.Route != RouteChat {
 		u.Images = max(1, numberIn(c.payload, "n", 1))
 	}
-	c.out.Cost = c.h.cfg.prices.cost(c.info.Model, *u)
+	c.out.Cost = c.h.cfg.prices.cost(c.info.Model, c.charged())
+}
+
+// charged is the usage that counts. Where the upstream reported nothing but a
+// sum all of it counts as answered, and an empty report as none.
+func (c *call) charged() Usage {
+	u := c.out.Usage
+	switch {
+	case !u.Reported || u.PromptTokens > 0 || u.CompletionTokens > 0:
+	case u.TotalTokens > 0:
+		u.CompletionTokens = u.TotalTokens
+	case c.worked:
+		images := u.Images
+		u = c.estimated()
+		u.Images = images
+	}
+	return u
 }
 
 // estimated is the usage of a call that the upstream worked on without saying

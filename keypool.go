@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -37,7 +38,8 @@ type keyPool struct {
 
 type keySlot struct {
 	source KeySource // never changes
-	key    string    // that it gave last
+	key    secret    // that it gave last
+	asked  bool
 	until  time.Time // the key is set aside
 }
 
@@ -60,13 +62,17 @@ func (p *keyPool) Key(r *http.Request) (string, error) {
 	for i := range p.slots {
 		at := (first + i) % len(p.slots)
 		key, err := p.slots[at].source.Key(r)
-		if err != nil {
+		var wait time.Duration
+		switch e, ok := errors.AsType[*Error](err); {
+		case ok && p.nested(at) && e.RetryAfter > 0: // all of its keys are set aside
+			wait = e.RetryAfter
+		case err != nil:
 			return "", err
+		default:
+			if wait = p.give(at, key); key == "" {
+				continue
+			}
 		}
-		if key == "" {
-			continue
-		}
-		wait := p.give(at, key)
 		if wait <= 0 {
 			return key, nil
 		}
@@ -88,9 +94,10 @@ func (p *keyPool) give(at int, key string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	slot := &p.slots[at]
-	if slot.key != key {
-		slot.key, slot.until = key, time.Time{} // a new one, with no past
+	if !slot.asked || !slot.has(key) {
+		slot.key, slot.until = newSecret(key), time.Time{} // a new one, with no past
 	}
+	slot.asked = true
 	return time.Until(slot.until)
 }
 
@@ -112,23 +119,37 @@ func (p *keyPool) earned(key string, res *http.Response) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.slots {
-		if slot := &p.slots[i]; slot.key == key && slot.until.Before(now.Add(rest)) {
+		if slot := &p.slots[i]; slot.has(key) && slot.until.Before(now.Add(rest)) {
 			slot.until = now.Add(rest)
 		}
 	}
 }
 
-// another reports whether a key may be left that is not set aside.
-func (p *keyPool) another() bool {
+// has reports whether key is the one that the slot gave last.
+func (s *keySlot) has(key string) bool { return s.key.text != nil && *s.key.text == key }
+
+// nested reports whether a slot holds another pool.
+func (p *keyPool) nested(at int) bool {
+	_, ok := p.slots[at].source.(*keyPool)
+	return ok
+}
+
+// another reports whether key is one of the pool's, and a different one may be
+// left that is not set aside.
+func (p *keyPool) another(key string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
+	now, mine, other := time.Now(), false, false
 	for i := range p.slots {
-		if !now.Before(p.slots[i].until) {
-			return true
+		switch slot := &p.slots[i]; {
+		case slot.has(key):
+			mine = true
+		case slot.has(""): // its source has none
+		case !now.Before(slot.until):
+			other = true
 		}
 	}
-	return false
+	return mine && other
 }
 
 // pools visits the pools in a source.
@@ -147,8 +168,8 @@ func pools(source KeySource, visit func(*keyPool)) {
 }
 
 // anotherKey reports whether a pool of the source may have another key.
-func anotherKey(source KeySource) (ok bool) {
-	pools(source, func(p *keyPool) { ok = ok || p.another() })
+func anotherKey(source KeySource, key string) (ok bool) {
+	pools(source, func(p *keyPool) { ok = ok || p.another(key) })
 	return ok
 }
 

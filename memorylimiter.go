@@ -115,11 +115,7 @@ func (m *MemoryLimiter) Reserve(_ context.Context, call Call, most Amount) (func
 // refuse looks at every limit of one caller; the rate comes last, because asking
 // it takes from it.
 func (m *MemoryLimiter) refuse(a *account, most Amount, now time.Time) *Error {
-	window := or(m.Window, 24*time.Hour)
-	if a.opened.IsZero() || !now.Before(a.opened.Add(window)) {
-		a.opened, a.spent = now, Amount{}
-	}
-	reset := a.opened.Add(window).Sub(now)
+	reset := m.roll(a, now)
 	if m.Concurrent > 0 && a.concurrent >= m.Concurrent {
 		return limited("Too many requests at the same time.", time.Second, nil)
 	}
@@ -134,6 +130,16 @@ func (m *MemoryLimiter) refuse(a *account, most Amount, now time.Time) *Error {
 		return limited("The budget is used up.", m.wait(spent <= int64(m.Cost), reset), nil)
 	}
 	return m.refuseRate(a, now)
+}
+
+// roll opens a new window where the last one is over, and returns how long the
+// present one lasts.
+func (m *MemoryLimiter) roll(a *account, now time.Time) time.Duration {
+	window := or(m.Window, 24*time.Hour)
+	if !now.Before(a.opened.Add(window)) {
+		a.opened, a.spent = now, Amount{}
+	}
+	return a.opened.Add(window).Sub(now)
 }
 
 // wait is until room may come: soon, if only calls under way are in the way.
@@ -177,6 +183,7 @@ func (m *MemoryLimiter) settle(a *account, most, taken Amount) {
 	m.inFlight--
 	a.concurrent--
 	a.reserved.sub(most)
+	m.roll(a, time.Now())
 	a.spent.add(Amount{Tokens: max(0, taken.Tokens), Cost: max(0, taken.Cost)})
 }
 

@@ -62,6 +62,7 @@ type config struct {
 	transport   http.RoundTripper
 	envProxy    bool
 	logger      *slog.Logger
+	records     bool // calls are logged
 	chatModel   string
 	imageModel  string
 	defaults    map[Route]map[string]any
@@ -95,7 +96,7 @@ func newConfig(opts []Option) *config {
 	if c.sessions == nil {
 		c.sessions = &MemoryStore{}
 	}
-	if c.logger == nil {
+	if c.records = c.logger != nil; !c.records {
 		c.logger = slog.Default()
 	}
 	c.limits = c.limits.withDefaults()
@@ -188,7 +189,8 @@ func WithProxyFromEnvironment(use bool) Option {
 
 // WithLogger sets where calls and failures are logged: one record for each
 // call, at Info; what failed on our side or the upstream's at Error, what a
-// client did wrong at Debug. No record holds a key, a prompt or an answer. Passing it again replaces it; nil means the default, which is
+// client did wrong at Debug. Without it calls that go well are not logged, and
+// failures go to slog.Default(). No record holds a key, a prompt or an answer. Passing it again replaces it; nil means the default: failures alone, to
 // slog.Default() at the time of construction.
 func WithLogger(logger *slog.Logger) Option {
 	return optionFunc(func(c *config) { c.logger = logger })

@@ -5,8 +5,7 @@ import "log/slog"
 // record writes the one line about a call that the log gets. It holds nothing
 // of what was asked and answered, and of headers no more than request ids.
 func (c *call) record() {
-	logger := c.h.cfg.logger
-	if !logger.Enabled(c.ctx, slog.LevelInfo) {
+	if !c.h.cfg.records || !c.h.cfg.logger.Enabled(c.ctx, slog.LevelInfo) {
 		return
 	}
 	out := &c.out

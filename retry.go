@@ -60,8 +60,8 @@ func (c *call) try(p *payload) (*reply, error) {
 		left -= wait
 		c.settle(Amount{}) // a refusal costs nothing
 		c.release()
-		if !c.sleep(wait) {
-			return nil, c.fault(c.ctx.Err())
+		if err := c.sleep(wait); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -81,7 +81,7 @@ func (c *call) mayRetry(err error, left time.Duration) (time.Duration, bool) {
 	if !ok {
 		return 0, false
 	}
-	if e.status() == http.StatusTooManyRequests && anotherKey(cfg.keys) {
+	if e.status() == http.StatusTooManyRequests && anotherKey(cfg.keys, c.key) {
 		wait = 0
 	}
 	if wait > left || !c.h.retries.take() {
@@ -90,15 +90,24 @@ func (c *call) mayRetry(err error, left time.Duration) (time.Duration, bool) {
 	return wait, true
 }
 
-func (c *call) sleep(d time.Duration) bool {
+// sleep waits for a repetition. Of a client that left, nothing is repeated, even
+// where its call may go on without it.
+func (c *call) sleep(d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	request := c.x.r.Context()
 	select {
 	case <-timer.C:
-		return c.ctx.Err() == nil
 	case <-c.ctx.Done():
-		return false
+	case <-request.Done():
 	}
+	switch {
+	case c.ctx.Err() != nil:
+		return c.fault(c.ctx.Err())
+	case request.Err() != nil:
+		return errGone(request)
+	}
+	return nil
 }
 
 // maxRetryAfter is the longest wait that is believed.

@@ -43,7 +43,7 @@ func (x *exchange) stream(rep *reply) {
 	case err == nil && c.out.Ending == "":
 		c.out.Ending = EndingComplete
 	case err == nil: // incomplete, as the side scan has found
-	case errors.Is(err, errClientWrite):
+	case errors.Is(err, errClientWrite), c.gone():
 		x.broken = true
 		c.streamEnded(ErrClientGone, EndingClientGone)
 	default:
@@ -79,7 +79,11 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 	buf := make([]byte, streamBuffer)
 	for {
 		n, err := body.Read(buf)
+		c.took(n)
 		part := buf[:n]
+		if scan != nil {
+			scan.feed(part) // before it is known whether the client is still there
+		}
 		if filter != nil {
 			part = filter.pass(part, err != nil)
 		}
@@ -92,9 +96,6 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 			if werr != nil {
 				return errClientWrite
 			}
-		}
-		if scan != nil {
-			scan.feed(buf[:n])
 		}
 		if err == io.EOF {
 			if scan != nil && !scan.end() {

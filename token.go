@@ -41,9 +41,9 @@ type Token struct {
 const (
 	tokenType     = "openai-proxy+jwt" //nolint:gosec // a media type, no credential
 	tokenLifetime = 10 * time.Minute
-	maxLifetime   = 24 * time.Hour
-	// tokenSkew is how far two servers' clocks may differ.
-	tokenSkew = 30 * time.Second
+	maxLifetime   = 24 * 60 * 60 // seconds
+	// tokenSkew is how far two servers' clocks may differ, in seconds.
+	tokenSkew = 30
 	// maxToken bounds what is taken apart.
 	maxToken = 4 << 10
 	// minTokenSecret is the least that RFC 7518, section 3.2, asks of HS256.
@@ -100,7 +100,7 @@ func (t *Tokens) Mint(token Token) (string, error) {
 	switch {
 	case token.Subject == "":
 		return "", errors.New("proxy: a token needs a subject")
-	case token.Lifetime < time.Second || token.Lifetime > maxLifetime:
+	case token.Lifetime < time.Second || token.Lifetime > maxLifetime*time.Second:
 		return "", fmt.Errorf("proxy: a token lives between 1 s and 24 h, not %v", token.Lifetime)
 	case policy.check() != nil:
 		return "", fmt.Errorf("proxy: %w", policy.check())
@@ -171,18 +171,16 @@ func (t *Tokens) verify(token string) (*tokenClaims, error) {
 	if err := decodeClaims(body, &claims); err != nil {
 		return invalid("the claims are not readable")
 	}
-	now := time.Now()
-	expires, issued := time.Unix(claims.Expires, 0), time.Unix(max(claims.Issued, claims.NotBefore), 0)
-	policy := Policy{Models: claims.Models, MaxTokens: claims.MaxTokens}
-	switch {
-	case claims.Subject == "" || claims.Expires == 0 || claims.Issued == 0 || policy.check() != nil:
+	now, policy := time.Now(), Policy{Models: claims.Models, MaxTokens: claims.MaxTokens}
+	switch { // in an order in which no sum can overflow
+	case claims.Subject == "" || claims.Expires <= 0 || claims.Issued <= 0 || policy.check() != nil:
 		return invalid("a claim is missing or not valid")
-	case expires.Sub(time.Unix(claims.Issued, 0)) > maxLifetime:
-		return invalid("it lives for too long")
-	case now.After(expires.Add(tokenSkew)):
-		return nil, unauthorized("The token has expired.", errors.New("expired"))
-	case now.Add(tokenSkew).Before(issued):
+	case max(claims.Issued, claims.NotBefore) > now.Unix()+tokenSkew:
 		return invalid("it is from the future")
+	case claims.Expires > claims.Issued+maxLifetime:
+		return invalid("it lives for too long")
+	case now.After(time.Unix(claims.Expires+tokenSkew, 0)):
+		return nil, unauthorized("The token has expired.", errors.New("expired"))
 	}
 	return &claims, nil
 }
