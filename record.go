@@ -19,7 +19,7 @@ func (c *call) record() {
 		attrs = append(attrs, slog.String("upstream_request_id", redact(c.upstreamID, c.key)))
 	}
 	if u := &out.Usage; u.Reported || u.Estimated {
-		attrs = append(attrs, slog.Group("usage", slog.Bool("estimated", u.Estimated),
+		attrs = append(attrs, slog.GroupAttrs("usage", slog.Bool("estimated", u.Estimated),
 			slog.Int64("prompt", u.PromptTokens), slog.Int64("completion", u.CompletionTokens),
 			slog.Int64("cached", u.CachedTokens), slog.Int64("reasoning", u.ReasoningTokens),
 			slog.Int64("image", addTokens(u.ImagePromptTokens, u.ImageCompletionTokens)), slog.Int64("images", u.Images)))

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
 
 // Tokens mints and checks the short-lived tokens that let a page call the
@@ -116,8 +118,7 @@ func (t *Tokens) Mint(token Token) (string, error) {
 		}
 		claims.Origin = o.serialized
 	}
-	head, body := encodeJSON(tokenHeader{Algorithm: "HS256", Type: tokenType}), encodeJSON(claims)
-	signed := encodePart(head) + "." + encodePart(body)
+	signed := mintedHeader + "." + encodePart(encodeJSON(claims))
 	minted := signed + "." + encodePart(t.secrets[0].sign(signed))
 	if len(minted) > maxToken {
 		return "", errors.New("proxy: the token would be longer than 4 KiB")
@@ -163,12 +164,11 @@ func (t *Tokens) verify(token string) (*tokenClaims, error) {
 	if err != nil || !t.signed(token[:end], signature) {
 		return invalid("the signature is not ours")
 	}
-	var header tokenHeader
-	if decodeClaims(head, &header) != nil || header.Algorithm != "HS256" || header.Type != tokenType || header.Critical != nil {
+	if !isToken256(head) {
 		return invalid("another kind of token")
 	}
-	var claims tokenClaims
-	if err := decodeClaims(body, &claims); err != nil {
+	claims, err := readClaims(body)
+	if err != nil {
 		return invalid("the claims are not readable")
 	}
 	now, policy := time.Now(), Policy{Models: claims.Models, MaxTokens: claims.MaxTokens}
@@ -182,7 +182,7 @@ func (t *Tokens) verify(token string) (*tokenClaims, error) {
 	case now.After(time.Unix(claims.Expires+tokenSkew, 0)):
 		return nil, unauthorized("The token has expired.", errors.New("expired"))
 	}
-	return &claims, nil
+	return claims, nil
 }
 
 // signed tries every secret, each in constant time.
@@ -212,12 +212,73 @@ func decodePart(text string) ([]byte, error) {
 	return base64.RawURLEncoding.Strict().DecodeString(text)
 }
 
-func decodeClaims(part string, v any) error {
+// isToken256 reports whether a header is of our kind: the one that Mint writes, or
+// one that says the same.
+func isToken256(part string) bool {
+	if part == mintedHeader {
+		return true
+	}
 	raw, err := decodePart(part)
 	if err != nil {
-		return err
+		return false
 	}
-	return json.Unmarshal(raw, v)
+	var header tokenHeader
+	return json.Unmarshal(raw, &header) == nil && header.Algorithm == "HS256" && header.Type == tokenType && header.Critical == nil
+}
+
+// mintedHeader is {"alg":"HS256","typ":"openai-proxy+jwt"}.
+const mintedHeader = "eyJhbGciOiJIUzI1NiIsInR5cCI6Im9wZW5haS1wcm94eStqd3QifQ"
+
+var claimNames = []string{"sub", "iat", "exp", "nbf", "origin", "models", "max_tokens"}
+
+// readClaims reads the claims that we know; one of another type is an error.
+func readClaims(part string) (*tokenClaims, error) {
+	raw, err := decodePart(part)
+	if err != nil {
+		return nil, err
+	}
+	o, err := jsonobj.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	claims := &tokenClaims{}
+	claims.Subject, _ = o.String("sub")
+	claims.Origin, err = optionalText(o, "origin")
+	if key := o.Repeated(claimNames); key != "" {
+		err = errors.New(key + " stands twice")
+	}
+	for _, n := range []struct {
+		key   string
+		value *int64
+	}{{"iat", &claims.Issued}, {"exp", &claims.Expires}, {"nbf", &claims.NotBefore}, {"max_tokens", &claims.MaxTokens}} {
+		if value, ok := o.Get(n.key); ok {
+			if *n.value, ok = wholeNumber(value); !ok {
+				err = errors.New(n.key + " is not a whole number")
+			}
+		}
+	}
+	models, _ := o.Get("models")
+	elements, ok := jsonobj.Elements(models)
+	if !ok && len(models) > 0 {
+		err = errors.New("models is not an array")
+	}
+	for _, raw := range elements {
+		model, ok := jsonobj.Text(raw)
+		if !ok {
+			err = errors.New("a model is not a string")
+		}
+		claims.Models = append(claims.Models, model)
+	}
+	return claims, err
+}
+
+func optionalText(o jsonobj.Object, key string) (string, error) {
+	raw, ok := o.Get(key)
+	text, isText := jsonobj.Text(raw)
+	if ok && !isText {
+		return "", errors.New(key + " is not a string")
+	}
+	return text, nil
 }
 
 // fromOrigin reports whether a page of origin makes the request. Browsers leave

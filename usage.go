@@ -57,7 +57,7 @@ func tokens(o jsonobj.Object, key string) int64 {
 }
 
 func tokensIn(raw []byte) int64 {
-	if n, err := strconv.ParseInt(string(raw), 10, 64); err == nil && n >= 0 {
+	if n, ok := wholeNumber(raw); ok || len(raw) == 0 {
 		return n
 	}
 	f, err := strconv.ParseFloat(string(raw), 64)
@@ -145,8 +145,8 @@ func (s *usageScan) keep(p []byte) {
 var (
 	markEvent     = []byte("event:")
 	markDone      = []byte("[DONE]")
-	markFinish    = []byte(`"finish_reason"`)
-	markUsage     = []byte(`"usage"`)
+	markFinish    = []byte(`finish_reason"`) // behind a quote, which is too common to look for
+	markUsage     = []byte(`usage"`)
 	markCompleted = []byte(".completed")
 	markNull      = []byte("null")
 )
@@ -171,14 +171,17 @@ func (s *usageScan) line(line []byte) {
 	}
 }
 
-// hasValue reports whether key occurs with a value other than null.
+// hasValue reports whether a key, its first quote left out, occurs with a value other than null.
 func hasValue(line, key []byte) bool {
 	for {
 		i := bytes.Index(line, key)
 		if i < 0 {
 			return false
 		}
-		line = bytes.TrimLeft(line[i+len(key):], " \t")
+		quoted := i > 0 && line[i-1] == '"'
+		if line = bytes.TrimLeft(line[i+len(key):], " \t"); !quoted {
+			continue
+		}
 		value, ok := bytes.CutPrefix(line, []byte(":"))
 		if ok && !bytes.HasPrefix(bytes.TrimLeft(value, " \t"), markNull) {
 			return true
