@@ -220,11 +220,9 @@ func (c *call) findKey() (string, error) {
 	if c.h.upstream.authHeader == "" {
 		return "", nil
 	}
-	ctx, r := c.ctx, c.x.r
+	ctx, r := newHostContext(c.ctx, c.h.cfg.limits.KeyTime), c.x.r
+	defer ctx.close()
 	if !c.h.instantKey {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
-		defer cancel()
 		r = r.WithContext(ctx)
 	}
 	key, err := c.h.cfg.keys.Key(r)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -91,8 +90,8 @@ func (x *exchange) identify() error {
 	if cfg.identify == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), cfg.limits.KeyTime)
-	defer cancel()
+	ctx := newHostContext(x.r.Context(), cfg.limits.KeyTime)
+	defer ctx.close()
 	caller, err := cfg.identify(x.r.WithContext(ctx))
 	if gone := x.r.Context().Err(); gone != nil {
 		return errGone(x.r.Context())

@@ -52,12 +52,8 @@ func (c *call) reserve(p *payload) error {
 		return nil
 	}
 	most := c.h.cfg.amount(c.info.Model, c.worst(p))
-	ctx := c.ctx
-	if _, instant := limiter.(*MemoryLimiter); !instant {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(c.ctx, c.h.cfg.limits.KeyTime)
-		defer cancel()
-	}
+	ctx := newHostContext(c.ctx, c.h.cfg.limits.KeyTime)
+	defer ctx.close()
 	settle, err := limiter.Reserve(ctx, c.info, most)
 	if err == nil && settle == nil {
 		err = errors.New("the limiter returned neither a reservation nor an error")

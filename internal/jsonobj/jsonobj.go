@@ -213,20 +213,42 @@ func (o Object) Repeated(keys []string) string {
 // Ambiguous returns a key that readers could differ about: one that occurs more
 // than once, or that equals one of keys in all but case (Unicode simple folding).
 func (o Object) Ambiguous(keys []string) (key string, ok bool) {
-	seen := make(map[string]bool, len(o.members))
+	var few [32]string // most objects have few members, and need no map
+	known := few[:0]
+	var seen map[string]bool
+	if len(o.members) > len(few) {
+		seen = make(map[string]bool, len(o.members))
+	}
 	for i := range o.members {
 		key := o.key(&o.members[i])
-		if seen[key] {
+		if seen[key] || slices.Contains(known, key) {
 			return key, true
 		}
-		seen[key] = true
-		for _, k := range keys {
-			if k != key && strings.EqualFold(k, key) {
-				return key, true
-			}
+		if seen != nil {
+			seen[key] = true
+		} else {
+			known = append(known, key)
+		}
+		if slices.ContainsFunc(keys, func(k string) bool { return k != key && foldsTo(key, k) }) {
+			return key, true
 		}
 	}
 	return "", false
+}
+
+// foldsTo is strings.EqualFold, quick for ASCII texts of different lengths, which
+// never are.
+func foldsTo(a, b string) bool {
+	return (len(a) == len(b) || !isASCII(a) || !isASCII(b)) && strings.EqualFold(a, b)
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // Field is a member to add: a key and its raw JSON value.
