@@ -33,7 +33,8 @@ type Caller struct {
 // An [*Error] is the answer as it stands; any other error refuses with 401 and
 // is logged, not shown. The context of the request that it is handed ends after
 // Limits.KeyTime; a function that outlives it refuses with 503, and one that
-// ignores it blocks its own request only. The body must not be read. Sessions
+// ignores it blocks its own request only; since the body was not read yet, a
+// client on HTTP/1.1 that leaves meanwhile is not noticed. The body must not be read. Sessions
 // belong to the caller that made them: to others they do not exist. Passing it
 // again replaces it; nil means the default: nobody is asked.
 func WithCaller(identify func(r *http.Request) (Caller, error)) Option {
@@ -43,8 +44,8 @@ func WithCaller(identify func(r *http.Request) (Caller, error)) Option {
 // WithTrustedProxies names the reverse proxies, as addresses or CIDR prefixes,
 // whose X-Forwarded-For is believed when the client's address is looked for.
 // The header is read from right to left up to the first address that is not
-// trusted. Passing it again replaces the list. Default: none, the address is the
-// connection's.
+// trusted. A proxy on a Unix socket has no address, and cannot be named. Passing
+// it again replaces the list. Default: none, the address is the connection's.
 func WithTrustedProxies(prefixes ...string) Option {
 	list := make([]netip.Prefix, 0, len(prefixes))
 	var errs []error

@@ -21,7 +21,9 @@ import (
 // "Authorization: Bearer". Hand its Caller method to [WithCaller].
 //
 // A token is a JSON Web Token (RFC 7519) of the type openai-proxy+jwt, signed
-// with HS256 and nothing else; any server that knows the secret can mint one.
+// with HS256 and nothing else; any server that knows the secret can mint one, with
+// the claims sub, iat and exp and those of [Token]. A claim that is there but empty
+// is refused.
 // Nothing is stored: a token is good until it expires, or until its secret is
 // taken out. Tokens is safe for concurrent use and prints as ***.
 type Tokens struct {
@@ -252,15 +254,15 @@ func readClaims(part string) (*tokenClaims, error) {
 		value *int64
 	}{{"iat", &claims.Issued}, {"exp", &claims.Expires}, {"nbf", &claims.NotBefore}, {"max_tokens", &claims.MaxTokens}} {
 		if value, ok := o.Get(n.key); ok {
-			if *n.value, ok = wholeNumber(value); !ok {
-				err = errors.New(n.key + " is not a whole number")
+			if *n.value, ok = wholeNumber(value); !ok || *n.value == 0 { // which would say nothing
+				err = errors.New(n.key + " is not a whole number above 0")
 			}
 		}
 	}
 	models, _ := o.Get("models")
 	elements, ok := jsonobj.Elements(models)
-	if !ok && len(models) > 0 {
-		err = errors.New("models is not an array")
+	if len(models) > 0 && (!ok || len(elements) == 0) { // no models would be any
+		err = errors.New("models is not an array of names")
 	}
 	for _, raw := range elements {
 		model, ok := jsonobj.Text(raw)
