@@ -23,8 +23,8 @@ const firstRead = 64 << 10
 
 // readBody reads a request body whole, under the limits. Reading to the end
 // matters for more than the content: net/http notices that an HTTP/1 client
-// left only once its body is at the end.
-func (x *exchange) readBody() ([]byte, error) {
+// left only once its body is at the end. A buffer may be lent for it.
+func (x *exchange) readBody(buf []byte) ([]byte, error) {
 	r, limits := x.r, &x.h.cfg.limits
 	if coding := strings.Join(r.Header["Content-Encoding"], ","); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, &Error{
@@ -44,12 +44,24 @@ func (x *exchange) readBody() ([]byte, error) {
 		idle:     limits.BodyIdle,
 		deadline: deadline(time.Now(), limits.BodyTime),
 	}
-	body, err := readGrowing(src, r.ContentLength, nil)
+	body, err := readGrowing(src, r.ContentLength, buf)
 	if err != nil {
 		return nil, bodyError(r, err)
 	}
 	x.w.Header().Del("Connection") // see serve
 	return body, nil
+}
+
+// borrowBody is readBody into a buffer that serves other requests later. Small
+// bodies are not worth it, and what Rewrite was given is the host's to keep.
+func (x *exchange) borrowBody() ([]byte, error) {
+	if x.r.ContentLength < firstRead || x.h.cfg.hooks.Rewrite != nil {
+		return x.readBody(nil)
+	}
+	x.loan = &loan{from: &x.h.buffers, buf: x.h.buffers.get()}
+	body, err := x.readBody(*x.loan.buf)
+	x.loan.used = body
+	return body, err
 }
 
 func errTooLarge() *Error {

@@ -51,7 +51,7 @@ var (
 // do makes one upstream call: the only way to the API, for every route and for
 // every GraphQL field. Either it returns a reply, whose close ends the call, or
 // it has ended the call itself.
-func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
+func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) {
 	c, err := h.begin(x, info)
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 		c.failed(err)
 		c.end()
 	}()
-	if err = x.judge(info, &p); err != nil {
+	if err = x.judge(info, p); err != nil {
 		return nil, err
 	}
 	p.render()
@@ -75,14 +75,14 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 		return nil, c.hookFailed(err)
 	}
 	c.admitted = true
-	if p, err = c.rewrite(p); err != nil {
+	if err = c.rewrite(p); err != nil {
 		return nil, c.hookFailed(err)
 	}
 	if c.info.Stream && p.cannotStream {
 		return nil, errCannotStream()
 	}
-	c.payload = &p
-	rep, err := c.try(&p)
+	c.payload = p
+	rep, err := c.try(p)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +91,8 @@ func (h *Handler) do(x *exchange, info Call, p payload) (_ *reply, err error) {
 }
 
 // begin registers a call, unless the handler is shutting down.
-func (h *Handler) begin(x *exchange, info Call) (*call, error) {
-	c := &call{h: h, x: x, info: info, start: time.Now()}
+func (h *Handler) begin(x *exchange, info *Call) (*call, error) {
+	c := &call{h: h, x: x, info: *info, start: time.Now()}
 	if h.cfg.limits.DrainTime > 0 {
 		c.startDrainable(x.r.Context())
 	} else {
@@ -167,21 +167,21 @@ func (c *call) hookFailed(err error) error {
 }
 
 // rewrite lets the host change a JSON body, and asks for usage.
-func (c *call) rewrite(p payload) (payload, error) {
+func (c *call) rewrite(p *payload) error {
 	if p.contentType != "" {
-		return p, nil
+		return nil
 	}
 	if rewrite := c.h.cfg.hooks.Rewrite; rewrite != nil {
 		body, err := rewrite(c.ctx, c.info, p.body)
 		if err != nil {
-			return p, asError(err)
+			return asError(err)
 		}
 		o, err := c.x.parseBody(body)
 		if err == nil {
 			err = checkFields(c.info.Route, o)
 		}
 		if err != nil {
-			return p, &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}
+			return &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}
 		}
 		stream, _ := o.Get("stream")
 		c.info.Model, _ = o.String("model")
@@ -191,7 +191,7 @@ func (c *call) rewrite(p payload) (payload, error) {
 	if c.h.cfg.streamUsage && c.info.Stream && c.info.Route == RouteChat {
 		p.body, c.hideUsage = askUsage(p.body)
 	}
-	return p, nil
+	return nil
 }
 
 // askUsage splices stream_options.include_usage in, unless the client has

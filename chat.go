@@ -58,7 +58,7 @@ func (x *exchange) readObject() (jsonobj.Object, error) {
 			Message: "This route takes JSON; forms are for image edits only.",
 		}
 	}
-	body, err := x.readBody()
+	body, err := x.borrowBody()
 	if err != nil {
 		return jsonobj.Object{}, err
 	}
@@ -76,9 +76,9 @@ func (x *exchange) sendJSON(route Route, o jsonobj.Object, worker bool) error {
 }
 
 // prepare makes a call of a request's body.
-func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (Call, payload, error) {
+func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (*Call, *payload, error) {
 	if err := checkFields(route, o); err != nil {
-		return Call{}, payload{}, err
+		return nil, nil, err
 	}
 	var add []jsonobj.Field
 	model, _ := o.String("model")
@@ -90,7 +90,7 @@ func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (Call, pa
 		add = append(add, x.h.defaults.missing(route, model, o)...)
 	}
 	stream, _ := o.Get("stream")
-	return x.newCall(route, model, isTrue(stream)), payload{object: o, added: add}, nil
+	return x.newCall(route, model, isTrue(stream)), &payload{object: o, added: add}, nil
 }
 
 // checkFields checks what a route cannot do without; everything else is the
@@ -120,8 +120,8 @@ func (h *Handler) defaultModel(route Route) string {
 }
 
 // newCall describes the call that the request asks for.
-func (x *exchange) newCall(route Route, model string, stream bool) Call {
-	return Call{
+func (x *exchange) newCall(route Route, model string, stream bool) *Call {
+	return &Call{
 		Route: route, Method: x.r.Method, Path: x.r.URL.Path,
 		Model: model, Stream: stream, Caller: x.caller.ID, Address: x.h.cfg.address(x.r),
 		RequestID: x.id, Header: x.r.Header,
@@ -129,7 +129,7 @@ func (x *exchange) newCall(route Route, model string, stream bool) Call {
 }
 
 // forward makes the call and hands its answer to the client.
-func (x *exchange) forward(c Call, p payload) error {
+func (x *exchange) forward(c *Call, p *payload) error {
 	p.cannotStream = !canFlush(x.w)
 	if c.Stream && p.cannotStream {
 		return errCannotStream() // before a hook counts the call

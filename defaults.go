@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
@@ -70,6 +71,9 @@ func fieldsFor(rows []defaultsRow, model string) []jsonobj.Field {
 		}
 	}
 	for _, row := range rows {
+		if slices.Contains(row.models, model) {
+			return row.fields // no pattern, and most are none
+		}
 		for _, pattern := range row.models {
 			if ok, _ := path.Match(pattern, model); ok {
 				return row.fields

@@ -198,7 +198,7 @@ func (x *exchange) graphQLRequest() (graphQLRequest, error) {
 			Message: "The request must be application/json in UTF-8.",
 		}
 	}
-	body, err := x.readBody()
+	body, err := x.readBody(nil)
 	if err != nil {
 		return graphQLRequest{}, err
 	}

@@ -34,7 +34,7 @@ func (x *exchange) edits() error {
 	if mediaType(contentType) == "multipart/form-data" {
 		return x.editForm(contentType)
 	}
-	body, err := x.readBody()
+	body, err := x.borrowBody()
 	if err != nil {
 		return err
 	}
@@ -60,11 +60,11 @@ func (x *exchange) editForm(contentType string) error {
 	if err != nil || params["boundary"] == "" {
 		return badForm(errors.New("the Content-Type has no boundary"))
 	}
-	body, err := x.readBody()
+	body, err := x.borrowBody()
 	if err != nil {
 		return err
 	}
-	c, p := x.newCall(RouteImageEdits, "", false), payload{body: body, contentType: contentType}
+	c, p := x.newCall(RouteImageEdits, "", false), &payload{body: body, contentType: contentType}
 	if x.judged() || x.h.cfg.accounts() { // nobody else wants to know
 		if strings.Contains(contentType, "*") { // RFC 2231: not every reader knows it
 			return badForm(errors.New("the boundary can be read in two ways"))

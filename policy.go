@@ -228,7 +228,7 @@ func (x *exchange) guarded() []string {
 }
 
 // judge applies the policies, and adds what this package says of the caller.
-func (x *exchange) judge(info Call, p *payload) error {
+func (x *exchange) judge(info *Call, p *payload) error {
 	p.oldModel = x.h.cfg.policy.MaxTokens+x.caller.Policy.MaxTokens != 0 && x.h.defaults.knows(info.Model)
 	for _, policy := range []*Policy{&x.h.cfg.policy, &x.caller.Policy} {
 		if !policy.asks() {

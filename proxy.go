@@ -182,6 +182,7 @@ type exchange struct {
 	shape   ErrorShape
 	caller  Caller
 	key     string // of its call, to be kept out of logs
+	loan    *loan  // of its body; nil: none
 	media   media  // of a GraphQL answer
 	started bool   // the answer's header is on its way
 	broken  bool   // the answer could not be finished
@@ -199,6 +200,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 	}
 	if err := x.run(ep); err != nil {
 		x.fail(err)
+	}
+	if x.loan != nil {
+		x.loan.end()
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 )
 
@@ -125,28 +124,6 @@ func (x *exchange) relay(rep *reply) error {
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
 	}
 	return nil
-}
-
-// buffers keeps the memory of answers for the next ones. The zero value is ready.
-type buffers struct{ pool sync.Pool }
-
-// maxKept is the largest buffer that is kept.
-const maxKept = 8 << 20
-
-func (b *buffers) get() *[]byte {
-	if buf, ok := b.pool.Get().(*[]byte); ok {
-		return buf
-	}
-	return new([]byte)
-}
-
-// put takes back a buffer, or the larger one that took its place, once nobody
-// holds any of it.
-func (b *buffers) put(buf *[]byte, used []byte) {
-	if cap(used) <= maxKept {
-		*buf = used[:0]
-		b.pool.Put(buf)
-	}
 }
 
 // writeBody writes piece by piece, each under a fresh deadline, so that a slow

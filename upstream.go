@@ -69,6 +69,8 @@ func newTransport(envProxy bool) *http.Transport {
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        30 * time.Second,
+		ReadBufferSize:         2 << 10, // HTTP/1.1 keeps both for as long as a stream lasts
+		WriteBufferSize:        2 << 10,
 		MaxResponseHeaderBytes: 256 << 10,
 		DisableCompression:     true,
 		HTTP2: &http.HTTP2Config{
@@ -115,11 +117,21 @@ func (c *call) request(p *payload) *http.Request {
 		Method: http.MethodPost, URL: target, Host: target.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, ContentLength: int64(len(p.body)),
-		Body: io.NopCloser(bytes.NewReader(p.body)),
 		// With it the transport can repeat what it knows was never processed.
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p.body)), nil },
+		GetBody: func() (io.ReadCloser, error) { return c.openBody(p.body) },
 	}
+	req.Body, _ = req.GetBody() // fails only when the exchange is over
 	return req.WithContext(c.ctx)
+}
+
+// openBody returns a reader of what is sent. net/http sends the headers of a
+// request apart from its body unless it knows the body's reader, which is worth
+// a loan where the body is large.
+func (c *call) openBody(body []byte) (io.ReadCloser, error) {
+	if c.x.loan != nil {
+		return c.x.loan.open(body)
+	}
+	return io.NopCloser(bytes.NewReader(body)), nil
 }
 
 // passesUp is the list of request headers that go on. Idempotency-Key is not

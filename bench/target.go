@@ -67,6 +67,7 @@ func serveTarget(name, upstream string) error {
 	fmt.Printf("http://%s http://%s\n", front.Addr(), back.Addr())
 	measures := http.NewServeMux()
 	measures.HandleFunc("/stats", stats)
+	measures.HandleFunc("/debug/pprof/", pprof.Index)
 	measures.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	go func() { _ = (&http.Server{Handler: measures, ReadHeaderTimeout: time.Minute}).Serve(back) }()
 	return (&http.Server{Handler: h, ReadHeaderTimeout: time.Minute}).Serve(front)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -62,7 +63,7 @@ func answerCall(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(model, "image-"):
 		size, _ := strconv.Atoi(model[len("image-"):])
 		w.Header().Set("Content-Type", "application/json")
-		body := `{"created":1,"data":[{"b64_json":"` + strings.Repeat("A", size) + `"}]}`
+		body := image(size)
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		_, _ = io.WriteString(w, body)
 	case strings.HasPrefix(model, "stream-"):
@@ -74,6 +75,16 @@ func answerCall(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, answer, strings.Repeat("word ", 140))
 	}
+}
+
+var images sync.Map // by size: an upstream should not cost more than what is measured
+
+func image(size int) string {
+	body, ok := images.Load(size)
+	if !ok {
+		body, _ = images.LoadOrStore(size, `{"created":1,"data":[{"b64_json":"`+strings.Repeat("A", size)+`"}]}`)
+	}
+	return body.(string) //nolint:forcetypeassert // nothing else is stored
 }
 
 // modelOf reads the body to its end, and the model at its front or its end.

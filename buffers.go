@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"io"
+	"net/http"
+	"sync"
+)
+
+// buffers keeps the memory of large bodies for the next ones. The zero value is
+// ready.
+type buffers struct{ pool sync.Pool }
+
+// maxKept is the largest buffer that is kept.
+const maxKept = 8 << 20
+
+func (b *buffers) get() *[]byte {
+	if buf, ok := b.pool.Get().(*[]byte); ok {
+		return buf
+	}
+	return new([]byte)
+}
+
+// put takes back a buffer, or the larger one that took its place, once nobody
+// holds any of it.
+func (b *buffers) put(buf *[]byte, used []byte) {
+	if cap(used) > maxKept {
+		return
+	}
+	if scribble {
+		clear(used[:cap(used)])
+	}
+	*buf = used[:0]
+	b.pool.Put(buf)
+}
+
+// scribble is set by tests: whoever holds memory that went back sees zeros.
+var scribble bool
+
+// loan is a buffer that a request body lies in. A transport may read the body for
+// longer than its RoundTrip takes, until it calls Close (see http.RoundTripper).
+type loan struct {
+	from *buffers
+	buf  *[]byte
+	used []byte
+
+	mu      sync.Mutex
+	readers int
+	over    bool
+}
+
+// open returns a reader of body, which may lie in the buffer.
+func (l *loan) open(body []byte) (io.ReadCloser, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return nil, http.ErrBodyReadAfterClose
+	}
+	l.readers++
+	return &loanReader{of: l, rest: body}, nil
+}
+
+// end gives the buffer back, unless a transport still reads it: then it is
+// garbage when that is done.
+func (l *loan) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over = true; l.readers == 0 {
+		l.from.put(l.buf, l.used)
+	}
+}
+
+type loanReader struct {
+	mu   sync.Mutex
+	of   *loan // nil: closed
+	rest []byte
+}
+
+func (r *loanReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if len(r.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+func (r *loanReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		return nil
+	}
+	r.of.mu.Lock()
+	r.of.readers--
+	r.of.mu.Unlock()
+	r.of, r.rest = nil, nil
+	return nil
+}

@@ -1,0 +1,58 @@
+package proxy
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"os"
+	"testing"
+)
+
+// TestMain has every buffer wiped that goes back, so that any test fails whose
+// request or answer still lies in it.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	scribble = flag.Lookup("test.bench").Value.String() == "" // it would be measured
+	os.Exit(m.Run())
+}
+
+// A transport that closes a body late, or never, keeps what it reads.
+func TestLoanWaitsForItsReaders(t *testing.T) {
+	pool := &buffers{}
+	lend := func() (*loan, []byte) {
+		body := append(*pool.get(), "the body of a request"...)
+		return &loan{from: pool, buf: &body, used: body}, body
+	}
+
+	l, body := lend()
+	late, err := l.open(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.end()
+	got, err := io.ReadAll(late)
+	if string(got) != "the body of a request" || err != nil {
+		t.Errorf("a reader that outlives the request reads %q, %v", got, err)
+	}
+	if _, err := l.open(body); err == nil {
+		t.Error("a body can be opened when the request is over")
+	}
+
+	l, body = lend()
+	early, err := l.open(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // net/http closes twice here and there
+		if err := early.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := early.Read(make([]byte, 8)); n != 0 || err == nil {
+		t.Errorf("a closed body reads %d bytes, %v", n, err)
+	}
+	l.end()
+	if !bytes.Equal(body, make([]byte, len(body))) {
+		t.Errorf("the buffer did not go back: %q", body)
+	}
+}
