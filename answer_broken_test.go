@@ -27,7 +27,7 @@ func anNotReached() string {
 	return anOpenAI(502, anUnreachable, "upstream_error", "", "upstream_unreachable")
 }
 
-func TestAnswerMustBeLabelledAndShapedAsJSON(t *testing.T) {
+func TestF15AnswerMustBeLabelledAndShapedAsJSON(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	good := []string{
@@ -67,7 +67,7 @@ func TestAnswerMustBeLabelledAndShapedAsJSON(t *testing.T) {
 	}
 }
 
-func TestBrokenAnswersAre502(t *testing.T) {
+func TestF5BrokenAnswersAre502(t *testing.T) {
 	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 	type row struct {
@@ -115,7 +115,7 @@ func TestBrokenAnswersAre502(t *testing.T) {
 	}
 }
 
-func TestUnreachableUpstreamIs502(t *testing.T) {
+func TestF6UnreachableUpstreamIs502(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -141,7 +141,7 @@ func TestUnreachableUpstreamIs502(t *testing.T) {
 	}
 }
 
-func TestInformationalAnswersAreSkipped(t *testing.T) {
+func TestF17InformationalAnswersAreSkipped(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -157,7 +157,7 @@ func TestInformationalAnswersAreSkipped(t *testing.T) {
 	}
 }
 
-func TestAnswerHeadersAreBounded(t *testing.T) {
+func TestF18AnswerHeadersAreBounded(t *testing.T) {
 	t.Parallel()
 	answer := func(size int) proxytest.Answer {
 		return proxytest.JSON(200, "{}").WithHeader("X-Filler", strings.Repeat("x", size))
@@ -169,7 +169,7 @@ func TestAnswerHeadersAreBounded(t *testing.T) {
 	anWant(t, res, body, 502, anNotReached())
 }
 
-func TestEveryRedirectOfTheUpstreamIs502(t *testing.T) {
+func TestF16EveryRedirectOfTheUpstreamIs502(t *testing.T) {
 	t.Parallel()
 	trap := proxytest.NewUpstream(t)
 	for _, transport := range []proxy.Option{nil, proxy.WithTransport(nil)} {
@@ -230,7 +230,7 @@ func anZip(body string) string {
 	return b.String()
 }
 
-func TestCompressedAnswersAreDecodedOrRefused(t *testing.T) {
+func TestF19CompressedAnswersAreDecodedOrRefused(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	const doc = `{"a":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}`

@@ -91,7 +91,7 @@ func anRaw(status int, contentType, body string) proxytest.Answer {
 	return proxytest.Raw(b.String())
 }
 
-func TestOnlyListedHeadersComeDown(t *testing.T) {
+func TestS8OnlyListedHeadersComeDown(t *testing.T) {
 	t.Parallel()
 	const errorBody = `{"error":{"message":"m","type":"t","param":null,"code":"c"}}`
 	for name, tc := range map[string]struct {
@@ -160,7 +160,7 @@ func TestAPIHeadersOfAnOrdinaryAnswer(t *testing.T) {
 	}
 }
 
-func TestTrailersAreDropped(t *testing.T) {
+func TestF17TrailersAreDropped(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -186,7 +186,7 @@ func anUnsent() []string {
 		X_stainless_lang Helicone-Auth X-Portkey-Config Http-Referer X-Title Max-Forwards Access-Control-Request-Headers Api_base Upstream Host-2 X-Host`)
 }
 
-func TestOnlyListedHeadersGoUp(t *testing.T) {
+func TestS8OnlyListedHeadersGoUp(t *testing.T) {
 	t.Parallel()
 	sent := []string{
 		"Accept", "text/event-stream", "User-Agent", "OpenAI/JS 7.57.0", "Openai-Beta", "assistants=v2", "X-Client-Request-Id", "c-1",
@@ -261,7 +261,7 @@ func TestStatusAndBytesAreRelayed(t *testing.T) {
 	}
 }
 
-func TestErrorStatusIsKept(t *testing.T) {
+func TestF14ErrorStatusIsKept(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	for status := 400; status < 600; status++ {

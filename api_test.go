@@ -281,9 +281,9 @@ func TestNoLibraryTypeIsExported(t *testing.T) {
 	}
 }
 
-// TestImports holds the packages that a user of this one links against
+// TestK6Imports holds the packages that a user of this one links against
 // testdata/imports.txt.
-func TestImports(t *testing.T) {
+func TestK6Imports(t *testing.T) {
 	t.Parallel()
 	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".")
 	var stderr bytes.Buffer

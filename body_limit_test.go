@@ -34,7 +34,7 @@ func bdChunked(t *testing.T, f *fixture, path, body, contentType string) (*http.
 	return res, string(text)
 }
 
-func TestBodiesAreBoundedWithAndWithoutTheirLength(t *testing.T) {
+func TestS10BodiesAreBoundedWithAndWithoutTheirLength(t *testing.T) {
 	t.Parallel()
 	const limit = 1000
 	body := func(size int) string {
@@ -88,7 +88,7 @@ func TestNegativeLimitTakesEverything(t *testing.T) {
 }
 
 // The length alone is enough: not a byte of such a body is waited for.
-func TestAnnouncedLengthPastTheLimitIsRefusedUnread(t *testing.T) {
+func TestS10AnnouncedLengthPastTheLimitIsRefusedUnread(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	for _, path := range []string{"/", "/v1/chat/completions", "/v1/images/generations"} {

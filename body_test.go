@@ -294,7 +294,7 @@ func bdDocuments(t *testing.T) map[string][]string {
 	return documents
 }
 
-func TestDocumentsThatAreJSONPassByteForByte(t *testing.T) {
+func TestI2DocumentsThatAreJSONPassByteForByte(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	documents := bdDocuments(t)
@@ -313,7 +313,7 @@ func TestDocumentsThatAreJSONPassByteForByte(t *testing.T) {
 	}
 }
 
-func TestDocumentsThatAreNoJSONAreRefused(t *testing.T) {
+func TestI2DocumentsThatAreNoJSONAreRefused(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	documents := bdDocuments(t)
@@ -396,7 +396,7 @@ func TestAnyContentTypeIsTakenAndOursIsSent(t *testing.T) {
 	}
 }
 
-func TestContentEncodingIsRefused(t *testing.T) {
+func TestS35ContentEncodingIsRefused(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	for _, row := range rtRoutes() {

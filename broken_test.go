@@ -177,7 +177,7 @@ var tails = []struct{ name, text, missing string }{
 	{"nothing", "", ""},
 }
 
-func TestBrokenStreamEndsWithAnErrorEventAndACut(t *testing.T) {
+func TestF1F2BrokenStreamEndsWithAnErrorEventAndACut(t *testing.T) {
 	t.Parallel()
 	for host, wrap := range breakingHosts() {
 		for how, answer := range breaks() {
@@ -297,7 +297,7 @@ func TestBrokenStreamIsToldToDone(t *testing.T) {
 	})
 }
 
-func TestSilentStreamIsBroken(t *testing.T) {
+func TestF8SilentStreamIsBroken(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		for host, wrap := range breakingHosts() {
@@ -317,7 +317,7 @@ func TestSilentStreamIsBroken(t *testing.T) {
 	})
 }
 
-func TestStreamThatLastsTooLongIsBroken(t *testing.T) {
+func TestF26StreamThatLastsTooLongIsBroken(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		for _, wrap := range breakingHosts() {
@@ -393,7 +393,7 @@ func TestGzipBombInAStreamIsBroken(t *testing.T) {
 	})
 }
 
-func TestGzipBombAsAPlainAnswerIsRefused(t *testing.T) {
+func TestF19GzipBombAsAPlainAnswerIsRefused(t *testing.T) {
 	t.Parallel()
 	f := start(t, proxy.WithLimits(proxy.Limits{ResponseBytes: 1 << 20}))
 	f.up.Queue(proxytest.JSON(http.StatusOK, gzipBomb(16<<20)).WithHeader("Content-Encoding", "gzip"))
@@ -412,7 +412,7 @@ func TestStreamMayBeLongerThanAPlainAnswer(t *testing.T) {
 	wantRest(t, res.Body, strings.Repeat("data: a\n\n", 10_000))
 }
 
-func TestCleanEndStaysClean(t *testing.T) {
+func TestF3F4F23CleanEndStaysClean(t *testing.T) {
 	t.Parallel()
 	const one = "data: a\n\n"
 	stream := func(text string) proxytest.Answer { return proxytest.Stream(proxytest.Text(text)) }

@@ -152,7 +152,7 @@ func wantRefusal(t testing.TB, name string, status int, res *http.Response, body
 	}
 }
 
-func TestCallerIsAskedOncePerRequestThatCouldCost(t *testing.T) {
+func TestS5CallerIsAskedOncePerRequestThatCouldCost(t *testing.T) {
 	t.Parallel()
 	const two = `mutation M($input: ChatInput!) { a: getAIResponse(input: $input) { content } b: getAIResponse(input: $input) { content } }`
 	page := "https://app.example.com"
@@ -398,7 +398,7 @@ func TestWithoutACallerFunctionNobodyIsAsked(t *testing.T) {
 	}
 }
 
-func TestAddressOfTheClient(t *testing.T) {
+func TestS21AddressOfTheClient(t *testing.T) {
 	t.Parallel()
 	own := []string{"10.0.0.0/8", "192.0.2.7", "2001:db8:ffff::/48", "::1"}
 	for _, row := range []struct {

@@ -122,7 +122,7 @@ func readUntil(t testing.TB, r *bufio.Reader, mark string) {
 	}
 }
 
-func TestClientThatLeavesCancelsTheUpstream(t *testing.T) {
+func TestF25ClientThatLeavesCancelsTheUpstream(t *testing.T) {
 	t.Parallel()
 	all := everyWire()
 	for _, w := range all[:2] { // HTTP/1.1 towards the client
@@ -225,7 +225,7 @@ func returning(done chan<- struct{}) func(http.Handler) http.Handler {
 	}
 }
 
-func TestClientThatLeavesWithinItsBodyCausesNoCall(t *testing.T) {
+func TestF25ClientThatLeavesWithinItsBodyCausesNoCall(t *testing.T) {
 	t.Parallel()
 	for how, leave := range leaves {
 		for _, part := range []string{"", streamRequest[:7], streamRequest[:len(streamRequest)-1], streamRequest} {
@@ -486,7 +486,7 @@ func TestWriteErrorOfAPlainAnswerIsTold(t *testing.T) {
 }
 
 // Thousands of streams that are opened and dropped leave nothing behind.
-func TestManyDroppedStreamsLeaveNothing(t *testing.T) {
+func TestK3ManyDroppedStreamsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		var running atomic.Int64

@@ -139,7 +139,7 @@ var invalidOptions = []struct {
 	{"a default with quotes in its name", "WithDefaults", proxy.WithDefaults(proxy.RouteChat, map[string]any{`a"b`: 1}), []string{"a"}},
 }
 
-func TestInvalidOptionsAreNamed(t *testing.T) {
+func TestS6InvalidOptionsAreNamed(t *testing.T) {
 	t.Parallel()
 	for _, row := range invalidOptions {
 		t.Run(row.name, func(t *testing.T) {
@@ -347,7 +347,7 @@ func TestNewWithInvalidOptionsFailsClosed(t *testing.T) {
 	}
 }
 
-func TestZeroHandlerAnswers500(t *testing.T) {
+func TestK8ZeroHandlerAnswers500(t *testing.T) {
 	t.Parallel()
 	h := new(proxy.Handler)
 	for name, served := range map[string]http.Handler{"Handler": h, "Chat": h.Chat(), "Images": h.Images()} {
@@ -440,7 +440,7 @@ func TestOptionsKeepTheirOwnCopies(t *testing.T) {
 	}
 }
 
-func TestTwoHandlersShareNothing(t *testing.T) {
+func TestK8TwoHandlersShareNothing(t *testing.T) {
 	t.Parallel()
 	type side struct {
 		f      *fixture
@@ -495,7 +495,7 @@ func TestTwoHandlersShareNothing(t *testing.T) {
 	}
 }
 
-func TestOneHandlerMountedTwice(t *testing.T) {
+func TestK8OneHandlerMountedTwice(t *testing.T) {
 	t.Parallel()
 	f := setup{wrap: func(h http.Handler) http.Handler {
 		mux := http.NewServeMux()
@@ -561,7 +561,7 @@ func TestPlainHTTPUpstreamIsWarnedOfOnce(t *testing.T) {
 }
 
 // The environment's proxy is read once for a process, so each case has its own.
-func TestProxyOfTheEnvironment(t *testing.T) {
+func TestS33ProxyOfTheEnvironment(t *testing.T) {
 	if which := os.Getenv("PROXY_TEST_ENV_PROXY"); which != "" {
 		h := proxy.New(proxy.WithKey(canary), proxy.WithUpstream("http://upstream.invalid/v1"),
 			proxy.WithLogger(quietLogger()), proxy.WithProxyFromEnvironment(which == "on"))
@@ -597,7 +597,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 		}
 		trap.Start()
 		defer trap.Close()
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyOfTheEnvironment$")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestS33ProxyOfTheEnvironment$")
 		cmd.Env = append(os.Environ(), "PROXY_TEST_ENV_PROXY="+row.option, "HTTP_PROXY="+trap.URL, "http_proxy="+trap.URL,
 			"HTTPS_PROXY="+trap.URL, "ALL_PROXY="+trap.URL, "NO_PROXY=", "no_proxy=", "REQUEST_METHOD=")
 		out, err := cmd.CombinedOutput()
@@ -612,7 +612,7 @@ func TestProxyOfTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestUpstreamWithACertificateOfItsOwnIsRefused(t *testing.T) {
+func TestS32UpstreamWithACertificateOfItsOwnIsRefused(t *testing.T) {
 	t.Parallel()
 	called := make(chan struct{}, 10)
 	ts := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called <- struct{}{} }))
@@ -641,7 +641,7 @@ func TestUpstreamWithACertificateOfItsOwnIsRefused(t *testing.T) {
 	}
 }
 
-func TestRedirectsAreNeverFollowed(t *testing.T) {
+func TestS9RedirectsAreNeverFollowed(t *testing.T) {
 	t.Parallel()
 	trap := proxytest.NewUpstream(t)
 	for name, f := range map[string]*fixture{
@@ -672,7 +672,7 @@ func TestRedirectsAreNeverFollowed(t *testing.T) {
 
 // Nothing that a caller writes, on any route, changes where a call goes, and no
 // address in a request is ever visited.
-func TestNothingInARequestChoosesTheUpstream(t *testing.T) {
+func TestS1NothingInARequestChoosesTheUpstream(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	conns := 0
@@ -764,7 +764,7 @@ type panickyLogs struct{ slog.Handler }
 func (panickyLogs) Enabled(context.Context, slog.Level) bool  { return true }
 func (panickyLogs) Handle(context.Context, slog.Record) error { panic("disk full") }
 
-func TestLoggerThatPanicsTakesNothingWithIt(t *testing.T) {
+func TestF32LoggerThatPanicsTakesNothingWithIt(t *testing.T) {
 	t.Parallel()
 	f := start(t, proxy.WithLogger(slog.New(panickyLogs{slog.DiscardHandler})),
 		proxy.WithHooks(proxy.Hooks{Admit: func(_ context.Context, call proxy.Call) error {

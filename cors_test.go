@@ -341,7 +341,7 @@ var originTable = []struct {
 	{"IPv6 with the bracket left open", "http://[::1:8080", false},
 }
 
-func TestOriginTable(t *testing.T) {
+func TestS17OriginTable(t *testing.T) {
 	t.Parallel()
 	if len(originTable) < 80 {
 		t.Fatalf("the table has %d rows, want at least 80", len(originTable))
@@ -403,7 +403,7 @@ func TestSeveralOriginHeadersAreRefused(t *testing.T) {
 	}
 }
 
-func TestRefusedRequestCostsNothing(t *testing.T) {
+func TestS19RefusedRequestCostsNothing(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 100)
 	f := start(t, proxy.WithAllowedOrigins("https://app.example.com"),
@@ -522,7 +522,7 @@ func TestPreflightReflectsShortListsOfTokensOnly(t *testing.T) {
 
 // What a caller without any right makes the handler allocate must not grow with
 // what he sends.
-func TestHeadersOfOriginsCostLittle(t *testing.T) {
+func TestS18HeadersOfOriginsCostLittle(t *testing.T) {
 	h, err := proxy.NewHandler(proxy.WithAllowedOrigins(listedOrigins...))
 	if err != nil {
 		t.Fatal(err)
@@ -941,7 +941,7 @@ func preflight421(t testing.TB, f *fixture, host string) int {
 
 // A page of a rebound name is same-origin to itself; the Host list is what stops
 // it, and it is asked first.
-func TestReboundPageIsStoppedByItsHost(t *testing.T) {
+func TestS19ReboundPageIsStoppedByItsHost(t *testing.T) {
 	t.Parallel()
 	f := start(t, proxy.WithAllowedHosts("localhost", "127.0.0.1"))
 	res, _ := f.post(t, "/", askHello, "Host", "rebound.example", "Origin", "http://rebound.example", "Sec-Fetch-Site", "same-origin")
@@ -1012,7 +1012,7 @@ func TestOriginRulesHoldForSubHandlers(t *testing.T) {
 	}
 }
 
-func TestHostValuesDoNotChangeTheAnswer(t *testing.T) {
+func TestS20HostValuesDoNotChangeTheAnswer(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	for _, host := range []string{

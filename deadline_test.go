@@ -32,7 +32,7 @@ func wantFailure(t testing.TB, res *http.Response, body string, status int, code
 	}
 }
 
-func TestHeaderTimeAnswers504(t *testing.T) {
+func TestF7HeaderTimeAnswers504(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		for limit, want := range map[time.Duration]time.Duration{0: 10 * time.Minute, 2 * time.Second: 2 * time.Second} {
@@ -85,7 +85,7 @@ func TestHeaderTimeHoldsWithAnyTransport(t *testing.T) {
 	})
 }
 
-func TestHeaderTimeHoldsWhileTheUpstreamTakesNoBody(t *testing.T) {
+func TestF38HeaderTimeHoldsWhileTheUpstreamTakesNoBody(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		f := w.start(t, nil, proxy.WithLimits(proxy.Limits{HeaderTime: 2 * time.Second}))
@@ -247,7 +247,7 @@ func slowBody(t testing.TB, f *fixture, pieces int) (*http.Response, string, tim
 	return res, string(text), took
 }
 
-func TestSlowBodyIs408(t *testing.T) {
+func TestF27SlowBodyIs408(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name   string
@@ -320,7 +320,7 @@ func endless(accepted *atomic.Int64) proxytest.Answer {
 	})
 }
 
-func TestWriteStallCutsTheConnectionAndCancelsTheUpstream(t *testing.T) {
+func TestF28WriteStallCutsTheConnectionAndCancelsTheUpstream(t *testing.T) {
 	t.Parallel()
 	big := `{"x":"` + strings.Repeat("x", 8<<20) + `"}` // more than the window of HTTP/2
 	answers := map[string]func() proxytest.Answer{
@@ -432,7 +432,7 @@ func eachHostTimeout(t *testing.T, f func(*testing.T, wire)) {
 	}
 }
 
-func TestStreamOutlivesTheTimeoutsOfTheHost(t *testing.T) {
+func TestF29StreamOutlivesTheTimeoutsOfTheHost(t *testing.T) {
 	t.Parallel()
 	eachHostTimeout(t, func(t *testing.T, w wire) {
 		for name, wrap := range breakingHosts() {
@@ -581,7 +581,7 @@ func TestNoDeadlineIsLeftOnTheConnection(t *testing.T) {
 }
 
 // Nothing fires early or late for a clock that stands still and then leaps.
-func TestLimitsHoldOverALongPause(t *testing.T) {
+func TestF24LimitsHoldOverALongPause(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := everyWire()[0].inMemory().start(t, nil)

@@ -29,8 +29,8 @@ func leaveAfter(t *testing.T, f *fixture, path, body, text string, header ...str
 	}
 }
 
-// TestStreamIsReadOnWhenItsClientLeaves: its usage is then known exactly (F25d).
-func TestStreamIsReadOnWhenItsClientLeaves(t *testing.T) {
+// TestF25dStreamIsReadOnWhenItsClientLeaves: its usage is then known exactly (F25d).
+func TestF25dStreamIsReadOnWhenItsClientLeaves(t *testing.T) {
 	t.Parallel()
 	for _, w := range everyWire() {
 		t.Run(w.name, func(t *testing.T) {

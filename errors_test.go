@@ -62,7 +62,7 @@ func erConstants(t *testing.T) map[string]string {
 	return codes
 }
 
-func TestCodesInSourceAndDocumentationAreTheSame(t *testing.T) {
+func TestK7CodesInSourceAndDocumentationAreTheSame(t *testing.T) {
 	t.Parallel()
 	inSource := slices.Sorted(maps.Keys(erConstants(t)))
 	if want := slices.Sorted(slices.Values(erCodes())); !slices.Equal(inSource, want) {
@@ -408,7 +408,7 @@ func TestCodesInsideAStream(t *testing.T) {
 
 // Whatever goes wrong, the caller reads no text of an error of Go, no host and
 // no port.
-func TestNoErrorTextOfGoReachesTheCaller(t *testing.T) {
+func TestS15NoErrorTextOfGoReachesTheCaller(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

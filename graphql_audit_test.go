@@ -124,7 +124,7 @@ func gqlAudits() []gqlAudit {
 	return list
 }
 
-func TestGraphQLOverHTTPAudits(t *testing.T) {
+func TestI7GraphQLOverHTTPAudits(t *testing.T) {
 	t.Parallel()
 	levels, ids := map[string]int{}, map[string]bool{}
 	for _, a := range gqlAudits() {

@@ -541,7 +541,7 @@ func TestGraphQLOrigins(t *testing.T) {
 	f.wantCalls(t, 1)
 }
 
-func TestGraphQLTakesJSONOnly(t *testing.T) {
+func TestS19GraphQLTakesJSONOnly(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	body := gqlRequest(gqlCreateSession, nil)
@@ -766,7 +766,7 @@ func TestGraphQLPaidCallsAreCountedBeforeAnythingIsSent(t *testing.T) {
 	}
 }
 
-func TestGraphQLLimitsCanBeChanged(t *testing.T) {
+func TestS22GraphQLLimitsCanBeChanged(t *testing.T) {
 	t.Parallel()
 	narrow := start(t, gqlOptions(proxy.GraphQLOptions{Limits: proxy.GraphQLLimits{
 		Bytes: 300, Tokens: 40, Definitions: 2, Depth: 3, RootFields: 3, Fields: 12, SameKey: 2, Directives: 1, Errors: 2,

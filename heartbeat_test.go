@@ -38,7 +38,7 @@ func readTimed(t testing.TB, r io.Reader) (pieces []string, at []time.Duration, 
 	}
 }
 
-func TestHeartbeat(t *testing.T) {
+func TestF8Heartbeat(t *testing.T) {
 	t.Parallel()
 	const a, b = "data: a\n\n", "data: b\n\n"
 	text, pause := proxytest.Text, func(s int) proxytest.Step { return proxytest.Pause(time.Duration(s) * time.Second) }

@@ -647,7 +647,7 @@ func sendLeaver(t *testing.T, f *fixture, body string) *leaver {
 	return l
 }
 
-func TestClientLeavesAtEveryMoment(t *testing.T) {
+func TestF25ClientLeavesAtEveryMoment(t *testing.T) {
 	t.Parallel()
 	type valueKey struct{}
 	type moment struct {
@@ -911,7 +911,7 @@ func afterShutdown(t *testing.T, f *fixture) (status int, retryAfter string) {
 	return res.StatusCode, res.Header.Get("Retry-After")
 }
 
-func TestHooksThatPanicFailTheirOwnRequestOnly(t *testing.T) {
+func TestF32HooksThatPanicFailTheirOwnRequestOnly(t *testing.T) {
 	t.Parallel()
 	panics := func(h http.Header, where string) {
 		if h.Get("X-Test") == where {

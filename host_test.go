@@ -82,7 +82,7 @@ func mutingHosts() map[string]func(http.Handler) http.Handler {
 	}
 }
 
-func TestStreamGoesThroughTheHost(t *testing.T) {
+func TestF30StreamGoesThroughTheHost(t *testing.T) {
 	t.Parallel()
 	for name, wrap := range streamingHosts() {
 		t.Run(name, func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestStreamGoesThroughTheHost(t *testing.T) {
 	}
 }
 
-func TestHostThatCannotStreamGetsAClearError(t *testing.T) {
+func TestF30HostThatCannotStreamGetsAClearError(t *testing.T) {
 	t.Parallel()
 	for name, wrap := range mutingHosts() {
 		t.Run(name, func(t *testing.T) {
@@ -186,7 +186,7 @@ func TestWriterWhoseFlushLies(t *testing.T) {
 }
 
 // Where no deadline can be reached the event alone must do.
-func TestBrokenStreamWithoutDeadlines(t *testing.T) {
+func TestF40BrokenStreamWithoutDeadlines(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"Flush only", "FlushError only", "Unwrap to Flush"} {
 		t.Run(name, func(t *testing.T) {

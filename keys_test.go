@@ -115,7 +115,7 @@ func TestDefaultKeySourceIsTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestKeyHeaderWithInvalidCharactersIs400(t *testing.T) {
+func TestS7KeyHeaderWithInvalidCharactersIs400(t *testing.T) {
 	t.Parallel()
 	for _, header := range []string{"X-Openai-Key", "Authorization"} {
 		f := start(t, proxy.WithKeySource(proxy.FirstKey(proxy.HeaderKey(header), proxy.StaticKey(canary))))
@@ -153,7 +153,7 @@ func TestNoKeyIsToldInBothShapes(t *testing.T) {
 	f.wantCalls(t, 0)
 }
 
-func TestFailingKeySourceIs503AndItsTextIsLoggedOnly(t *testing.T) {
+func TestF33FailingKeySourceIs503AndItsTextIsLoggedOnly(t *testing.T) {
 	t.Parallel()
 	const text = "vault at 10.1.2.3 said: permission denied"
 	for _, source := range []proxy.KeySource{
@@ -193,7 +193,7 @@ func TestKeySourceWithAnUnusableKeyIs503(t *testing.T) {
 	}
 }
 
-func TestSlowKeySourceIs503AfterKeyTime(t *testing.T) {
+func TestF33SlowKeySourceIs503AfterKeyTime(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		name   string
@@ -385,7 +385,7 @@ func TestUpstreamRootIsJoined(t *testing.T) {
 	}
 }
 
-func TestKeysOfCallersAreIgnoredUnlessAskedFor(t *testing.T) {
+func TestS7KeysOfCallersAreIgnoredUnlessAskedFor(t *testing.T) {
 	t.Parallel()
 	byHeader := proxy.WithKeySource(proxy.FirstKey(proxy.HeaderKey("x-openai-key"), proxy.StaticKey(canary)))
 	const caller = "sk-of-the-caller-0123456789"

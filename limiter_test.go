@@ -197,7 +197,7 @@ func TestReservationIsSettledWithWhatWasTaken(t *testing.T) {
 }
 
 // An upstream that sends a usage object with nothing in it has told nothing.
-func TestUsageThatTellsNothingIsEstimated(t *testing.T) {
+func TestT2UsageThatTellsNothingIsEstimated(t *testing.T) {
 	t.Parallel()
 	for _, usage := range []string{`{}`, `{"prompt_tokens":"7","completion_tokens":null}`, `{"total_tokens":18}`} {
 		for body, answer := range map[string]proxytest.Answer{
@@ -531,7 +531,7 @@ func randomAnswer() proxytest.Answer {
 	return answers[rand.N(len(answers))].After(pause())
 }
 
-func TestNothingStaysReservedHoweverCallsEnd(t *testing.T) {
+func TestT1NothingStaysReservedHoweverCallsEnd(t *testing.T) {
 	t.Parallel()
 	const budget, concurrent = int64(1) << 40, 8
 	nap := func() { time.Sleep(rand.N(time.Millisecond)) }

@@ -92,7 +92,7 @@ func crowd(t *testing.T, f *fixture, n, admitted int, path, body string) (refuse
 	return refused[:n-admitted]
 }
 
-func TestOf200CallsOnABudgetOf10Exactly10AreAdmitted(t *testing.T) {
+func TestT1Of200CallsOnABudgetOf10Exactly10AreAdmitted(t *testing.T) {
 	t.Parallel()
 	const body = `{"model":"gpt-x","messages":[{"role":"user","content":"hi"}],"max_tokens":100}`
 	each := tokensOf(body) + 100
@@ -245,7 +245,7 @@ func TestGraphQLAliasesCannotPassALimit(t *testing.T) {
 	}
 }
 
-func TestRapidResetsCannotPassALimit(t *testing.T) {
+func TestF39RapidResetsCannotPassALimit(t *testing.T) {
 	t.Parallel()
 	for name, limiter := range map[string]*proxy.MemoryLimiter{
 		"requests": {InFlight: 10, Requests: 20, Every: time.Hour},
@@ -309,7 +309,7 @@ func TestTwoCallersNeverShareALimit(t *testing.T) {
 	}
 }
 
-func TestIdentitiesNeverCollide(t *testing.T) {
+func TestS26IdentitiesNeverCollide(t *testing.T) {
 	t.Parallel()
 	m := &proxy.MemoryLimiter{Concurrent: 1}
 	text := func() string {
@@ -338,7 +338,7 @@ func TestIdentitiesNeverCollide(t *testing.T) {
 }
 
 // It is not parallel, because it weighs the heap.
-func TestAMillionAddressesTakeBoundedMemory(t *testing.T) {
+func TestT12AMillionAddressesTakeBoundedMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
 	}
@@ -450,7 +450,7 @@ func (l *ledger) end(ctx context.Context, rnd *rand.Rand) {
 
 // Spent never decreases and never wraps: the limiter decides as a ledger that
 // only adds.
-func TestBudgetArithmeticOfRandomAmounts(t *testing.T) {
+func TestS27BudgetArithmeticOfRandomAmounts(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))

@@ -71,7 +71,7 @@ func ownWhole(user string) string {
 	return fmt.Sprintf(`{"data":{"session":{"title":"the title","messageCount":1,"messages":[{"role":"user","content":%q}]}}}`, "a secret of "+user)
 }
 
-func TestSessionOfAnotherCallerAnswersAsOneThatIsAbsentOrExpired(t *testing.T) {
+func TestS25SessionOfAnotherCallerAnswersAsOneThatIsAbsentOrExpired(t *testing.T) {
 	t.Parallel()
 	for name, op := range ownOperations {
 		for _, strict := range []bool{false, true} {

@@ -10,7 +10,7 @@ import (
 )
 
 // A store that fails behind a paid call must not cost the caller the answer.
-func TestStoreThatFailsLosesNoPaidAnswer(t *testing.T) {
+func TestT4StoreThatFailsLosesNoPaidAnswer(t *testing.T) {
 	t.Parallel()
 	const query = `mutation A($input: ChatInput!) { getAIResponse(input: $input) { content success error } }`
 	f := start(t, proxy.WithSessionStore(&downStore{append: errors.New("redis is down at 10.1.2.3")}))

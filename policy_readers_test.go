@@ -134,7 +134,7 @@ func (rt readingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return cannedJSON(`{"choices":[]}`).RoundTrip(r)
 }
 
-func TestEveryReaderSeesWhatThePolicySaw(t *testing.T) {
+func TestS16EveryReaderSeesWhatThePolicySaw(t *testing.T) {
 	t.Parallel()
 	send := policyHandler(t)
 	passed := 0

@@ -24,9 +24,9 @@ func plStrict() proxy.Policy {
 	}
 }
 
-// TestPolicyJudgesRequests: every request that is refused costs nothing, and
+// TestS28PolicyJudgesRequests: every request that is refused costs nothing, and
 // every other one goes on as its writer wrote it.
-func TestPolicyJudgesRequests(t *testing.T) {
+func TestS28PolicyJudgesRequests(t *testing.T) {
 	t.Parallel()
 	f := start(t, proxy.WithPolicy(plStrict()))
 	const messages = `"messages":[],"quality":"low","max_tokens":1`

@@ -118,7 +118,8 @@ func (x *exchange) relay(rep *reply) error {
 	header.set("Cache-Control", "no-store")
 	header.set("Content-Length", strconv.Itoa(len(body)))
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
-	x.writeHeader(rep.status)
+	x.started = true
+	x.w.WriteHeader(rep.status) // which is sent with the body, under its deadline
 	if err := x.writeBody(c, body); err != nil {
 		x.broken = true
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone

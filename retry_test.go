@@ -92,7 +92,7 @@ func TestRequestsAreRepeatedAsTheUpstreamAsks(t *testing.T) {
 	}
 }
 
-func TestRequestsAreNotRepeatedOtherwise(t *testing.T) {
+func TestF14RequestsAreNotRepeatedOtherwise(t *testing.T) {
 	t.Parallel()
 	two := proxy.Limits{Retries: 2}
 	denied := http.StatusBadGateway
@@ -247,7 +247,7 @@ func TestWaitForARepetitionEnds(t *testing.T) {
 	}
 }
 
-func TestRepetitionsAreATenthOfTheTraffic(t *testing.T) {
+func TestF14RepetitionsAreATenthOfTheTraffic(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := inMemory(retries(5)).start(t)

@@ -185,7 +185,7 @@ func TestKnownPathsTakePostAndOptionsOnly(t *testing.T) {
 	f.wantCalls(t, 0)
 }
 
-func TestEverythingElseIsNotFound(t *testing.T) {
+func TestS4EverythingElseIsNotFound(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	paths := []string{
@@ -209,7 +209,7 @@ func TestEverythingElseIsNotFound(t *testing.T) {
 
 // A request cannot move its call to another place: whatever its target, the
 // upstream sees one of three request lines or nothing.
-func TestNoTargetReachesAnotherUpstreamPath(t *testing.T) {
+func TestS2NoTargetReachesAnotherUpstreamPath(t *testing.T) {
 	t.Parallel()
 	targets := []string{
 		"/v1/chat/completions/../models", "/v1/chat/completions/..%2f..%2fmodels", "/v1/chat/completions/%2e%2e/models", "/v1/../v1/models",

@@ -88,7 +88,7 @@ func showsSecretByMethods(v any, secrets ...string) (ways []string) {
 	return ways
 }
 
-func TestExportedValuesDoNotPrintTheKey(t *testing.T) {
+func TestS12ExportedValuesDoNotPrintTheKey(t *testing.T) {
 	t.Parallel()
 	quiet := proxy.WithLogger(quietLogger())
 	handler, err := proxy.NewHandler(proxy.WithKey(canary), quiet)
@@ -140,7 +140,7 @@ func TestExportedValuesDoNotPrintTheKey(t *testing.T) {
 }
 
 // What a crash of the whole process prints goes to logs, too.
-func TestCrashDoesNotPrintTheKey(t *testing.T) {
+func TestS12CrashDoesNotPrintTheKey(t *testing.T) {
 	if which := os.Getenv("PROXY_TEST_CRASH"); which != "" {
 		handler, err := proxy.NewHandler(proxy.WithKey(canary))
 		if err != nil {
@@ -162,7 +162,7 @@ func TestCrashDoesNotPrintTheKey(t *testing.T) {
 	}
 	t.Parallel()
 	for _, which := range []string{"handler", "source", "sources", "option", "call"} {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCrashDoesNotPrintTheKey$")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestS12CrashDoesNotPrintTheKey$")
 		cmd.Env = append(os.Environ(), "PROXY_TEST_CRASH="+which)
 		out, err := cmd.CombinedOutput()
 		if err == nil || !bytes.Contains(out, []byte("panic")) {
@@ -409,7 +409,7 @@ var echoes = []struct {
 	{"malformed status line", func(key string) proxytest.Answer { return proxytest.Raw(key + " 200 OK\r\n\r\n") }},
 }
 
-func TestUpstreamThatEchoesTheKey(t *testing.T) {
+func TestS11UpstreamThatEchoesTheKey(t *testing.T) {
 	t.Parallel()
 	// A key that was seen as a whole, and the ways in which upstreams mask one.
 	echoed := map[string]string{
@@ -444,7 +444,7 @@ func TestUpstreamThatEchoesTheKey(t *testing.T) {
 	}
 }
 
-func TestErrorTextsTellNothingOfTheUpstream(t *testing.T) {
+func TestS15ErrorTextsTellNothingOfTheUpstream(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	host := strings.TrimSuffix(strings.TrimPrefix(f.up.URL(), "http://"), "/v1")
@@ -483,7 +483,7 @@ func TestAnswersOfStatus200AreNotSearched(t *testing.T) {
 	}
 }
 
-func TestPromptsAreNotLogged(t *testing.T) {
+func TestS14PromptsAreNotLogged(t *testing.T) {
 	t.Parallel()
 	const marker = "the-secret-of-the-prompt"
 	f := start(t)

@@ -105,7 +105,7 @@ func newSession(t testing.TB, f *fixture, input any) string {
 	return id
 }
 
-func TestSessionIDsAreUnique(t *testing.T) {
+func TestS24SessionIDsAreUnique(t *testing.T) {
 	t.Parallel()
 	const total, each = 100_000, 500
 	f := start(t, gqlOptions(proxy.GraphQLOptions{Limits: proxy.GraphQLLimits{RootFields: each, Fields: 2 * each, Tokens: 20_000}}))
@@ -246,7 +246,7 @@ func TestSessionThatIsAbsentExpiredOrDeletedAnswersAlike(t *testing.T) {
 	})
 }
 
-func TestParallelSendMessagesHaveSomeOrder(t *testing.T) {
+func TestT11ParallelSendMessagesHaveSomeOrder(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	var all sync.WaitGroup
@@ -863,7 +863,7 @@ func heapOf(fill func()) int64 {
 }
 
 // Not parallel: they measure the heap.
-func TestMemoryStoreMemoryIsBounded(t *testing.T) {
+func TestT9MemoryStoreMemoryIsBounded(t *testing.T) {
 	const most = 4 << 20
 	tests := map[string]struct {
 		store *proxy.MemoryStore

@@ -89,7 +89,7 @@ func TestShutdownLetsCallsFinish(t *testing.T) {
 	})
 }
 
-func TestShutdownRefusesNewCallsWhileOldOnesRun(t *testing.T) {
+func TestF31ShutdownRefusesNewCallsWhileOldOnesRun(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		f := w.start(t, nil)
@@ -136,7 +136,7 @@ func TestShutdownWhileABodyIsRead(t *testing.T) {
 	})
 }
 
-func TestShutdownEndsCallsAtItsDeadline(t *testing.T) {
+func TestF31ShutdownEndsCallsAtItsDeadline(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		var told outcomes

@@ -329,7 +329,7 @@ func allBytes() string {
 	return string(b)
 }
 
-func TestStreamBytesPassUntouched(t *testing.T) {
+func TestI5StreamBytesPassUntouched(t *testing.T) {
 	t.Parallel()
 	if n := len(streamShapes()); n < 60 {
 		t.Errorf("%d shapes, want 60 at least", n)
@@ -347,7 +347,7 @@ func TestStreamBytesPassUntouched(t *testing.T) {
 }
 
 // On a pipe no two pieces come together, as they may from a network.
-func TestStreamBytesPassUntouchedPieceByPiece(t *testing.T) {
+func TestF9StreamBytesPassUntouchedPieceByPiece(t *testing.T) {
 	t.Parallel()
 	eachBubble(t, func(t *testing.T, w wire) {
 		f := w.start(t, nil, proxy.WithHooks(proxy.Hooks{Done: func(context.Context, proxy.Call, proxy.Outcome) {}}))
@@ -532,7 +532,7 @@ func TestStreamOfImagesPasses(t *testing.T) {
 	})
 }
 
-func TestUpstreamIsAskedForNoCompression(t *testing.T) {
+func TestF20UpstreamIsAskedForNoCompression(t *testing.T) {
 	t.Parallel()
 	eachWire(t, clientWires(), func(t *testing.T, w wire) {
 		f := w.start(t, nil)

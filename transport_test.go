@@ -101,7 +101,7 @@ func TestOddAnswersOfATransport(t *testing.T) {
 	}
 }
 
-func TestOneContentTypeGoesOn(t *testing.T) {
+func TestS36OneContentTypeGoesOn(t *testing.T) {
 	t.Parallel()
 	for first, body := range map[string]string{"application/json": "{}", "text/event-stream": "data: x\n\n"} {
 		f := start(t, proxy.WithTransport(brokenTransport(func(*http.Request) (*http.Response, error) {

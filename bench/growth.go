@@ -41,7 +41,7 @@ func slowRow(ctx context.Context, l *lab, s settings) ([]line, error) {
 type holding struct {
 	each float64       // KiB per stream
 	late time.Duration // p99
-	back float64       // heap and stacks in use afterwards, over those before
+	back float64       // MiB of heap and stacks in use afterwards
 }
 
 // held opens slow streams at a fresh process.
@@ -76,7 +76,7 @@ func (l *lab) held(ctx context.Context, target string, secure bool, n int) (h ho
 		if err != nil {
 			return h, err
 		}
-		if h.back = float64(after.InUse) / float64(before.InUse); h.back < 1.3 {
+		if h.back = float64(after.InUse) / (1 << 20); after.InUse < before.InUse*5/4 {
 			break
 		}
 	}
@@ -127,7 +127,9 @@ func growth(ctx context.Context, l *lab, s settings) ([]line, error) {
 	}
 	lines := []line{events, bytes}
 	memory := line{id: "P11", work: "slow streams", figure: "KiB per stream, last over first", goal: 1.2}
-	back := line{id: "P11", work: "afterwards", figure: "heap and stacks in use, over those before", goal: 1.3}
+	// The runtime keeps what it knows of each goroutine that ever was, some 10 MB
+	// of 5,000 streams, whoever held them: hence the baseline.
+	back := line{id: "P11", work: "afterwards", figure: "heap and stacks in use, over the baseline's", goal: 1.1}
 	var first float64
 	for _, n := range streamCounts {
 		h, err := l.held(ctx, "proxy", false, n)
@@ -137,8 +139,15 @@ func growth(ctx context.Context, l *lab, s settings) ([]line, error) {
 		if first == 0 {
 			first = h.each
 		}
-		memory.values, back.values = []float64{h.each / first}, []float64{h.back}
+		memory.values = []float64{h.each / first}
+		back.values = []float64{h.back}
 		memory.note += fmt.Sprintf("%d: %.1f KiB; ", n, h.each)
 	}
+	theirs, err := l.held(ctx, baseline, false, streamCounts[len(streamCounts)-1])
+	if err != nil {
+		return nil, err
+	}
+	back.note = fmt.Sprintf("%.1f to %.1f MiB", back.values[0], theirs.back)
+	back.values[0] /= theirs.back
 	return append(lines, memory, back), nil
 }
