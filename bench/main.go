@@ -20,6 +20,8 @@ type settings struct {
 	rounds  int
 	only    string
 	quick   bool
+	load    bool
+	soak    time.Duration
 	output  string
 	seconds time.Duration // of one measurement
 }
@@ -31,6 +33,8 @@ func main() {
 	flag.IntVar(&s.rounds, "rounds", 3, "how often everything is measured")
 	flag.StringVar(&s.only, "only", "", "the rows to measure, such as P1,P5")
 	flag.BoolVar(&s.quick, "quick", false, "only see whether everything runs; the figures mean nothing")
+	flag.BoolVar(&s.load, "load", false, "measure what it holds, rows L1 to L7, and not what it costs")
+	flag.DurationVar(&s.soak, "soak", 5*time.Minute, "how long L5 takes")
 	flag.StringVar(&s.output, "o", "", "a file to write the results to, as Markdown")
 	flag.DurationVar(&s.seconds, "t", 2*time.Second, "how long one measurement takes")
 	flag.Parse()
@@ -73,7 +77,11 @@ func drive(ctx context.Context, s settings) error {
 	}
 	defer l.close()
 	var rep report
-	for _, r := range rows() {
+	all := rows()
+	if s.load {
+		all = loadRows()
+	}
+	for _, r := range all {
 		if s.only != "" && !strings.Contains(","+s.only+",", ","+r.id+",") {
 			continue
 		}

@@ -14,7 +14,8 @@ import (
 type line struct {
 	id, work, figure string
 	values           []float64 // one a round
-	goal             float64   // at most; 0: none
+	goal             float64   // at most; 0: none, unless exact
+	exact            bool
 	note             string
 }
 
@@ -38,7 +39,7 @@ func (r *report) write(s settings) error {
 	b.WriteString("| row | work | figure | median | goal | | range | note |\n|---|---|---|---|---|---|---|---|\n")
 	for _, l := range r.lines {
 		verdict, goal, m := "", "", median(l.values)
-		if l.goal > 0 {
+		if l.goal > 0 || l.exact {
 			goal, verdict = fmt.Sprintf("%.2f", l.goal), "met"
 			if m > l.goal {
 				verdict = "**missed**"

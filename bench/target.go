@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"net/http/pprof"
 	"net/url"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -38,12 +39,22 @@ var targets = map[string]func(upstream string) (http.Handler, error){
 	"proxy-usage": func(upstream string) (http.Handler, error) {
 		return proxy.NewHandler(proxy.WithKey(key), proxy.WithUpstream(upstream), proxy.WithStreamUsage(true))
 	},
+	"proxy-stall": func(upstream string) (http.Handler, error) {
+		return proxy.NewHandler(proxy.WithKey(key), proxy.WithUpstream(upstream), proxy.WithLimits(proxy.Limits{WriteStall: 10 * time.Second}))
+	},
+	"proxy-capped": func(upstream string) (http.Handler, error) {
+		return proxy.NewHandler(proxy.WithKey(key), proxy.WithUpstream(upstream), proxy.WithLimits(proxy.Limits{RequestBytes: 1 << 20}),
+			proxy.WithLimiter(&proxy.MemoryLimiter{InFlight: inFlightCap}))
+	},
 	"ReverseProxy":          reverseProxy,
 	"ReverseProxy+map":      decodingProxy,
 	"go-openai, re-encoded": retypingProxy,
 }
 
 const key = "sk-bench"
+
+// inFlightCap is how many calls proxy-capped lets through at a time.
+const inFlightCap = 50
 
 // serveTarget prints its address and that of its measures, and serves until it
 // is killed.
@@ -78,6 +89,8 @@ type usage struct {
 	CPU       time.Duration
 	Allocated uint64
 	InUse     uint64 // heap and stacks
+	Routines  int
+	Files     int
 }
 
 // stats answers with the usage; "?free" gives memory back before.
@@ -92,7 +105,13 @@ func stats(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(usage{
 		CPU:       time.Duration(u.Utime.Nano() + u.Stime.Nano()),
 		Allocated: m.TotalAlloc, InUse: m.HeapInuse + m.StackInuse,
+		Routines: runtime.NumGoroutine(), Files: openFiles(),
 	})
+}
+
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
 }
 
 // reverseProxy is the baseline, as well tuned as it can be. Without full duplex it

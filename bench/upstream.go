@@ -22,7 +22,9 @@ import (
 
 // The upstream answers as its request's model says: "json", "image-2097152" (the
 // bytes of its base64), "stream-1000" (events, back to back), "slow" (an event
-// each second, with the time in it). Everything else is "json".
+// each second, with the time in it), "paced-600" (numbered events, five a second),
+// "cut-10" (a stream that breaks off after so many events). Everything else is
+// "json". GET /counts tells what it has seen.
 
 const answer = `{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,` +
 	`"message":{"role":"assistant","content":"%s","refusal":null},"logprobs":null,"finish_reason":"stop"}],` +
@@ -57,9 +59,48 @@ func serveUpstream() error {
 	return (&http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}).Serve(plain)
 }
 
+// counts are the calls that the upstream has seen.
+type counts struct{ Begun, Now, Most, Left int64 }
+
+var (
+	seen   counts
+	seenMu sync.Mutex
+)
+
+// count keeps the counts of one call until done.
+func count(r *http.Request) (done func()) {
+	seenMu.Lock()
+	defer seenMu.Unlock()
+	seen.Begun++
+	seen.Now++
+	seen.Most = max(seen.Most, seen.Now)
+	return func() {
+		seenMu.Lock()
+		defer seenMu.Unlock()
+		seen.Now--
+		if r.Context().Err() != nil {
+			seen.Left++
+		}
+	}
+}
+
 func answerCall(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/counts" {
+		seenMu.Lock()
+		defer seenMu.Unlock()
+		_ = json.NewEncoder(w).Encode(seen)
+		return
+	}
+	defer count(r)()
 	model := modelOf(r)
 	switch {
+	case strings.HasPrefix(model, "paced-"):
+		events, _ := strconv.Atoi(model[len("paced-"):])
+		paced(w, r, events)
+	case strings.HasPrefix(model, "cut-"):
+		events, _ := strconv.Atoi(model[len("cut-"):])
+		stream(w, r, events)
+		panic(http.ErrAbortHandler)
 	case strings.HasPrefix(model, "image-"):
 		size, _ := strconv.Atoi(model[len("image-"):])
 		w.Header().Set("Content-Type", "application/json")
@@ -113,6 +154,31 @@ func stream(w http.ResponseWriter, r *http.Request, events int) {
 		}
 	}
 	_, _ = io.WriteString(w, "data: [DONE]\n\n")
+}
+
+// pacedEvent is the nth event of a paced stream.
+func pacedEvent(n int) string {
+	return fmt.Sprintf("data: {\"n\":%d,\"text\":%q}\n\n", n, strings.Repeat("word ", 30))
+}
+
+const pacedEnd = "data: [DONE]\n\n"
+
+func paced(w http.ResponseWriter, r *http.Request, events int) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	rc := http.NewResponseController(w)
+	tick := time.NewTicker(time.Second / 5)
+	defer tick.Stop()
+	for n := range events {
+		if _, err := io.WriteString(w, pacedEvent(n)); err != nil || rc.Flush() != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	_, _ = io.WriteString(w, pacedEnd)
 }
 
 func slow(w http.ResponseWriter, r *http.Request) {

@@ -112,6 +112,7 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 		ReadTimeout:    time.Minute,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
+		ConnContext:    giveUpDeadLinks,
 		// No WriteTimeout: it counts from the request on, and a model may think
 		// for minutes. The proxy limits each write instead.
 	}
