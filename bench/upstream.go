@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -60,7 +61,10 @@ func serveUpstream() error {
 }
 
 // counts are the calls that the upstream has seen.
-type counts struct{ Begun, Now, Most, Left int64 }
+type counts struct {
+	Begun, Now, Most, Left int64
+	Moved                  int64 // when an unpaced stream last moved, as Unix nanoseconds
+}
 
 var (
 	seen   counts
@@ -88,6 +92,7 @@ func answerCall(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/counts" {
 		seenMu.Lock()
 		defer seenMu.Unlock()
+		seen.Moved = moved.Load()
 		_ = json.NewEncoder(w).Encode(seen)
 		return
 	}
@@ -152,9 +157,12 @@ func stream(w http.ResponseWriter, r *http.Request, events int) {
 		if _, err := io.WriteString(w, event); err != nil || rc.Flush() != nil || r.Context().Err() != nil {
 			return
 		}
+		moved.Store(time.Now().UnixNano())
 	}
 	_, _ = io.WriteString(w, "data: [DONE]\n\n")
 }
+
+var moved atomic.Int64
 
 // pacedEvent is the nth event of a paced stream.
 func pacedEvent(n int) string {
