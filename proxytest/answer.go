@@ -125,8 +125,8 @@ func (a Answer) After(steps ...Step) Answer {
 }
 
 // Early gives the answer before the request's body is read, which is then left
-// unread: [Request] has no Body. Over HTTP/1 net/http does not notice that a
-// caller leaves while its body is unread.
+// unread: [Request] has no Body. Over HTTP/1 the connection is closed behind it, and
+// net/http does not notice that a caller leaves while its body is unread.
 func (a Answer) Early() Answer {
 	a.early = true
 	return a

@@ -77,7 +77,7 @@ func (m *mountCheck) watch(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		if end, ok := r.Context().Deadline(); ok {
-			m.deadline = time.Until(end).Round(time.Millisecond)
+			m.deadline = roughly(time.Until(end))
 		}
 		if http.NewResponseController(w).SetWriteDeadline(time.Time{}) != nil {
 			m.fixedTime = true
@@ -85,6 +85,14 @@ func (m *mountCheck) watch(h http.Handler) http.Handler {
 		m.mu.Unlock()
 		h.ServeHTTP(w, r)
 	})
+}
+
+// roughly rounds what is left of a deadline to what it was, more or less.
+func roughly(left time.Duration) time.Duration {
+	if left < 10*time.Second {
+		return max(left.Round(10*time.Millisecond), 10*time.Millisecond)
+	}
+	return left.Round(time.Second)
 }
 
 func (m *mountCheck) run() {

@@ -104,7 +104,7 @@ func TestCheckMount(t *testing.T) {
 		}), []string{"status 401"}},
 		"TimeoutHandler": {func(h http.Handler) http.Handler {
 			return http.TimeoutHandler(h, time.Hour, "late")
-		}, []string{"hides Flush", "gives each request 1h", "hides SetWriteDeadline"}},
+		}, []string{"hides Flush", "gives each request ", "hides SetWriteDeadline"}},
 		"a writer without Unwrap": {around(func(next http.Handler, w http.ResponseWriter, r *http.Request) {
 			next.ServeHTTP(wrapped{w}, r)
 		}), []string{"hides Flush", "hides SetWriteDeadline"}},

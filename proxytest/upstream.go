@@ -149,6 +149,11 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Else net/http reads the body before the headers go out on HTTP/1.
 		// Where it is not supported it is not needed.
 		_ = http.NewResponseController(w).EnableFullDuplex()
+		if r.ProtoMajor == 1 {
+			// net/http would look for the next request while it still reads the
+			// rest of this one, and panic.
+			w.Header().Set("Connection", "close")
+		}
 	} else {
 		req.Body, req.BodyErr = io.ReadAll(r.Body) //nolint:forbidigo // a test reads what it is sent
 		r.Body = io.NopCloser(bytes.NewReader(req.Body))
