@@ -6,14 +6,16 @@ import (
 	"io"
 	"os"
 	"testing"
+
+	"github.com/openai-proxy-go/proxy/internal/leaktest"
 )
 
 // TestMain has every buffer wiped that goes back, so that any test fails whose
-// request or answer still lies in it.
+// request or answer still lies in it, and looks for goroutines at the end.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	scribble = flag.Lookup("test.bench").Value.String() == "" // it would be measured
-	os.Exit(m.Run())
+	os.Exit(leaktest.Run(m))
 }
 
 // A transport that closes a body late, or never, keeps what it reads.
