@@ -1,6 +1,7 @@
 package jsonobj
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -197,19 +198,16 @@ const (
 )
 
 // plain returns the offset behind the ordinary string content from i on. It
-// looks at eight bytes at a time, and where a text is long at 32.
+// looks at eight bytes at a time, and goes over to plainLong where a text is long.
 func plain(b []byte, i int) int {
 	end := min(len(b), i+64)
-	for {
-		for ; i+8 <= end; i += 8 {
-			if found := special(binary.LittleEndian.Uint64(b[i:])); found != 0 {
-				return i + bits.TrailingZeros64(found)/8
-			}
+	for ; i+8 <= end; i += 8 {
+		if found := special(binary.LittleEndian.Uint64(b[i:])); found != 0 {
+			return i + bits.TrailingZeros64(found)/8
 		}
-		if end == len(b) {
-			break
-		}
-		i, end = plainBlocks(b, i), len(b)
+	}
+	if end < len(b) {
+		return plainLong(b, i)
 	}
 	for i < len(b) && b[i] >= 0x20 && b[i] != '"' && b[i] != '\\' {
 		i++
@@ -217,17 +215,44 @@ func plain(b []byte, i int) int {
 	return i
 }
 
-// plainBlocks is plain for whole blocks only.
-func plainBlocks(b []byte, i int) int {
+// plainLong is plain for long texts: bytes.IndexByte takes whole vectors of them.
+// The pieces grow, so that no text makes it look ahead in vain for long.
+func plainLong(b []byte, i int) int {
+	for size := 128; ; size = min(2*size, 4<<10) {
+		piece := b[i:min(len(b), i+size)]
+		part := piece
+		if at := bytes.IndexByte(part, '"'); at >= 0 {
+			part = part[:at]
+		}
+		if at := bytes.IndexByte(part, '\\'); at >= 0 {
+			part = part[:at]
+		}
+		if at := indexControl(part); at >= 0 {
+			return i + at
+		}
+		if i += len(part); len(part) < len(piece) || i == len(b) {
+			return i
+		}
+	}
+}
+
+// indexControl returns the offset of the first control character, or -1.
+func indexControl(b []byte) int {
+	i := 0
 	for ; i+32 <= len(b); i += 32 {
 		block := (*[32]byte)(b[i:])
-		found := special(binary.LittleEndian.Uint64(block[0:])) | special(binary.LittleEndian.Uint64(block[8:])) |
-			special(binary.LittleEndian.Uint64(block[16:])) | special(binary.LittleEndian.Uint64(block[24:]))
-		if found != 0 {
+		x, y := binary.LittleEndian.Uint64(block[0:]), binary.LittleEndian.Uint64(block[8:])
+		z, w := binary.LittleEndian.Uint64(block[16:]), binary.LittleEndian.Uint64(block[24:])
+		if ((x-ones*0x20)&^x|(y-ones*0x20)&^y|(z-ones*0x20)&^z|(w-ones*0x20)&^w)&highs != 0 {
 			break
 		}
 	}
-	return i
+	for ; i < len(b); i++ {
+		if b[i] < 0x20 {
+			return i
+		}
+	}
+	return -1
 }
 
 // special flags quotes, backslashes and control characters among eight bytes,
