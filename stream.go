@@ -60,7 +60,7 @@ func (x *exchange) stream(rep *reply) {
 			x.logFailure(e)
 		}
 		c.streamEnded(e, ending)
-		out.fail(e)
+		out.fail(e, x.r.Context().Done())
 	}
 }
 
@@ -247,19 +247,36 @@ func (s *streamWriter) heartbeat(cancel context.CancelCauseFunc) {
 	s.beat.Reset(s.every)
 }
 
+// lastWords is how long a broken stream stays open behind its error event: a
+// browser drops what it has not handed to the page yet when the transfer breaks.
+const lastWords = 50 * time.Millisecond
+
 // fail ends a broken stream: an error event that every client understands, and
 // then a cut that none can overlook. A tidy end would be taken for success.
-func (s *streamWriter) fail(e *Error) {
+func (s *streamWriter) fail(e *Error, gone <-chan struct{}) {
+	if !s.sendLast(e.streamEvent()) {
+		return
+	}
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-gone:
+	}
+	cutConnection(s.w, s.rc)
+}
+
+// sendLast sends an event of its own behind whatever went before, and stops the
+// heartbeats.
+func (s *streamWriter) sendLast(event []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	event := e.streamEvent()
 	if !s.tail.AtBoundary() {
 		event = append([]byte("\n\n"), event...)
 	}
-	if _, err := s.send(event); err == nil {
-		cutConnection(s.w, s.rc)
-	}
+	_, err := s.send(event)
+	return err == nil
 }
 
 // close makes sure that no heartbeat writes behind the handler's back.
