@@ -164,7 +164,7 @@ func TestF31ShutdownEndsCallsAtItsDeadline(t *testing.T) {
 		if err := f.handler.Shutdown(ctx); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
-		wantTook(t, began, 5*time.Second)
+		wantTook(t, began, 5*time.Second+lastWords)
 		calls.Wait()
 		for range 3 {
 			wantCanceled(t, f.up.Next())

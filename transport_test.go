@@ -33,7 +33,7 @@ func TestStreamIdleEndsABodyThatIgnoresTheContext(t *testing.T) {
 		wantNext(t, res.Body, "data: a\n\n")
 		wantBroken(t, w, res.Body, "", proxy.CodeUpstreamTimeout)
 		<-returned
-		wantTook(t, began, 2*time.Second)
+		wantTook(t, began, 2*time.Second+lastWords)
 		if out := told.only(t); out.Ending != proxy.EndingUpstreamCut {
 			t.Errorf("ending %s, want %s", out.Ending, proxy.EndingUpstreamCut)
 		}
