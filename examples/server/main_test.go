@@ -171,8 +171,14 @@ func TestDemoPage(t *testing.T) {
 	if regexp.MustCompile(`\sstyle=|\son[a-z]+="|<(script|style) `).MatchString(page) {
 		t.Error("the page has something inline that its policy forbids")
 	}
-	if len(page) > 12<<10 {
-		t.Errorf("the page has %d bytes", len(page))
+	if found := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function`).FindString(page); found != "" {
+		t.Errorf("the page makes markup or code of text: %s", found)
+	}
+	if regexp.MustCompile(`(fetch|post)\("/|(href|src|action)="/`).MatchString(page) {
+		t.Error("the page works at the root only")
+	}
+	if len(page) > 32<<10 || strings.Count(page, "\n") > 600 {
+		t.Errorf("the page has %d bytes in %d lines", len(page), strings.Count(page, "\n"))
 	}
 	policy := res.Header.Get("Content-Security-Policy")
 	for _, part := range []string{"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "script-src 'sha256-", "style-src 'sha256-"} {
