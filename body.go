@@ -58,9 +58,12 @@ func (x *exchange) borrowBody() ([]byte, error) {
 	if x.r.ContentLength < firstRead || x.h.cfg.hooks.Rewrite != nil {
 		return x.readBody(nil)
 	}
-	x.loan = &loan{from: &x.h.buffers, buf: x.h.buffers.get()}
-	body, err := x.readBody(*x.loan.buf)
-	x.loan.used = body
+	buf := x.h.buffers.get()
+	x.loan = &loan{from: &x.h.buffers, buf: buf, used: *buf}
+	body, err := x.readBody(*buf)
+	if err == nil {
+		x.loan.used = body
+	}
 	return body, err
 }
 

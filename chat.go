@@ -146,11 +146,11 @@ func (x *exchange) forward(c *Call, p *payload) error {
 	return x.relay(rep)
 }
 
-// finish ends the call of an answer. Done may take its time without the last
-// write's deadline passing over what net/http has still to send; only a broken
-// answer must not be given time again.
+// finish ends the call of an answer. The last write's deadline must not pass over
+// what net/http has still to send: a stream may have been silent before its end, and
+// Done may take its time. Only a broken answer must not be given time again.
 func (x *exchange) finish(rep *reply) {
-	if x.broken || !x.h.cfg.accounts() && !x.h.cfg.records { // nobody is told: nothing takes time
+	if x.broken || !rep.stream && !x.h.cfg.accounts() && !x.h.cfg.records { // nobody is told: nothing takes time
 		rep.close()
 		return
 	}

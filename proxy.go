@@ -181,11 +181,12 @@ type exchange struct {
 	id      string
 	shape   ErrorShape
 	caller  Caller
-	key     string // of its call, to be kept out of logs
-	loan    *loan  // of its body; nil: none
-	media   media  // of a GraphQL answer
-	started bool   // the answer's header is on its way
-	broken  bool   // the answer could not be finished
+	key     string        // of its call, to be kept out of logs
+	loan    *loan         // of its body; nil: none
+	media   media         // of a GraphQL answer
+	started bool          // the answer's header is on its way
+	broken  bool          // the answer could not be finished
+	events  *streamWriter // of a relayed stream
 }
 
 // serve is the frame around every route.
@@ -350,11 +351,15 @@ func (x *exchange) recover() {
 		return
 	}
 	x.logPanic(v)
-	if x.started {
+	e := &Error{Status: http.StatusInternalServerError, Code: CodeInternalError}
+	switch {
+	case x.events != nil:
+		x.events.fail(e, x.r.Context().Done())
+	case x.started:
 		x.cut()
-		return
+	default:
+		x.writeError(e)
 	}
-	x.writeError(&Error{Status: http.StatusInternalServerError, Code: CodeInternalError})
 }
 
 // logPanic records a panic, unless it is the one of net/http.

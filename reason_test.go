@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -53,5 +54,32 @@ func TestReasonOfABrokenStreamIsNotWaitedForAlone(t *testing.T) {
 		if out := done.only(t); out.Duration > time.Millisecond {
 			t.Errorf("the call took %v, want no time", out.Duration)
 		}
+	})
+}
+
+// panicBody is the body of a host's transport that has a mistake.
+type panicBody struct{ first string }
+
+func (b *panicBody) Read(p []byte) (int, error) {
+	if b.first == "" {
+		panic("a body of the host")
+	}
+	n := copy(p, b.first)
+	b.first = b.first[n:]
+	return n, nil
+}
+
+func (*panicBody) Close() error { return nil }
+
+// A panic within a started stream ends it as every other break does.
+func TestReasonOfAStreamBrokenByAPanic(t *testing.T) {
+	t.Parallel()
+	eachBubble(t, func(t *testing.T, w wire) {
+		f := w.start(t, recovering, proxy.WithTransport(brokenTransport(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: &panicBody{"data: a"}}, nil
+		})))
+		res := open(within(t), t, f, streamPath, streamRequest)
+		wantNext(t, res.Body, "data: a")
+		wantBroken(t, w, res.Body, "\n\n", proxy.CodeInternalError)
 	})
 }

@@ -54,10 +54,7 @@ func (rep *reply) refusal(readable bool) *Error {
 // than all the rest. buf, which may be nil, is used as far as it reaches.
 func (rep *reply) whole(buf []byte) ([]byte, error) {
 	limit := rep.call.h.cfg.limits.ResponseBytes
-	length := int64(-1)
-	if n, err := strconv.ParseInt(rep.header.Get("Content-Length"), 10, 64); err == nil && rep.header.Get("Content-Encoding") == "" {
-		length = n
-	}
+	length, known := rep.length()
 	if length > limit {
 		return nil, errBadResponse(errTooMuch)
 	}
@@ -75,7 +72,7 @@ func (rep *reply) whole(buf []byte) ([]byte, error) {
 	if int64(len(body)) == limit {
 		return nil, errBadResponse(errTooMuch)
 	}
-	if length >= 0 && int64(len(body)) != length {
+	if known && int64(len(body)) != length {
 		return nil, errBadResponse(io.ErrUnexpectedEOF) // a transport of the host may not have looked
 	}
 	rep.call.answer = int64(len(body))
@@ -83,6 +80,15 @@ func (rep *reply) whole(buf []byte) ([]byte, error) {
 		return nil, errBadResponse(errors.New("the upstream's body is not JSON"))
 	}
 	return body, nil
+}
+
+// length is what the upstream says of its body, -1 if it does not.
+func (rep *reply) length() (n int64, known bool) {
+	n, err := strconv.ParseInt(rep.header.Get("Content-Length"), 10, 64)
+	if err != nil || n < 0 || rep.header.Get("Content-Encoding") != "" {
+		return -1, false
+	}
+	return n, true
 }
 
 // looksLikeJSON reports whether the first and the last byte that are not white
@@ -103,13 +109,18 @@ const writePiece = 256 << 10
 // that no truncated answer looks whole.
 func (x *exchange) relay(rep *reply) error {
 	c := rep.call
-	buf := c.h.buffers.get()
-	body, err := rep.whole(*buf)
+	var buf []byte
+	if length, known := rep.length(); !known || length >= firstRead {
+		lent := c.h.buffers.get()
+		buf = *lent
+		defer func() { c.h.buffers.put(lent, buf) }()
+	}
+	body, err := rep.whole(buf)
 	if err != nil {
 		c.failed(err)
 		return err
 	}
-	defer c.h.buffers.put(buf, body)
+	buf = body
 	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}

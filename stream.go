@@ -31,6 +31,7 @@ func (x *exchange) stream(rep *reply) {
 	c.out.Status = rep.status
 	out := x.streamWriter(":\n")
 	x.writeHeader(rep.status)
+	x.events = out
 	defer out.close()
 	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
 	defer limit.Stop()
