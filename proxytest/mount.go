@@ -144,7 +144,7 @@ func (m *mountCheck) plain() bool {
 		return false
 	}
 	defer res.Body.Close()
-	got, err := io.ReadAll(res.Body)
+	got, err := io.ReadAll(res.Body) //nolint:forbidigo // of our own upstream
 	switch {
 	case res.StatusCode == http.StatusNotFound:
 		m.fault("there is nothing at %s: check the path, and that the mount's prefix is stripped (http.StripPrefix).", m.url)
@@ -180,7 +180,6 @@ func (m *mountCheck) events() bool {
 	m.up.Queue(Stream(Text(first), Gate(more), Text(second)))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	released := false
 	late := time.AfterFunc(mountPatience, func() { close(more) })
 	res, err := m.ask(ctx, mountStream)
 	if err != nil {
@@ -190,7 +189,7 @@ func (m *mountCheck) events() bool {
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		late.Stop()
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 4096)) //nolint:forbidigo // of our own upstream
 		if strings.Contains(string(text), string(proxy.CodeStreamingUnsupported)) {
 			m.fault("a middleware hides Flush: nothing can be streamed. Its ResponseWriter needs an Unwrap method (see http.ResponseController); http.TimeoutHandler must go.")
 		} else {
@@ -205,12 +204,13 @@ func (m *mountCheck) events() bool {
 	}
 	begin := make([]byte, len(first))
 	_, err = io.ReadFull(res.Body, begin)
-	if released = late.Stop(); released {
+	released := late.Stop()
+	if released {
 		close(more)
 	} else {
 		m.fault("an event arrives only with the next one, or with the end: something buffers the answer.")
 	}
-	rest, restErr := io.ReadAll(res.Body)
+	rest, restErr := io.ReadAll(res.Body) //nolint:forbidigo // of our own upstream
 	switch got := string(begin) + string(rest); {
 	case err != nil || restErr != nil:
 		m.fault("a stream breaks off after %q", got)
@@ -232,7 +232,7 @@ func (m *mountCheck) broken() {
 		return
 	}
 	defer res.Body.Close()
-	got, err := io.ReadAll(res.Body)
+	got, err := io.ReadAll(res.Body) //nolint:forbidigo // of our own upstream
 	if !strings.Contains(string(got), string(proxy.CodeUpstreamDisconnected)) {
 		m.fault("a stream that breaks loses its error event: %q", got)
 	}

@@ -24,7 +24,7 @@ func main() {
 	defer cancel()
 	if err := walk(ctx, "."); err != nil {
 		fmt.Fprintln(os.Stderr, "newcomer:", err)
-		os.Exit(1) //nolint:gocritic // the context ends with the program
+		os.Exit(1)
 	}
 }
 
@@ -168,7 +168,7 @@ func (w *walker) program(name, file, mark string) error {
 
 // run runs a command and returns what it printed.
 func (w *walker) run(dir, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(w.ctx, name, args...)
+	cmd := exec.CommandContext(w.ctx, name, args...) //nolint:gosec // what the README says
 	cmd.Dir = dir
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -182,7 +182,7 @@ func (w *walker) run(dir, name string, args ...string) (string, error) {
 // start starts a server and waits until url answers. stop ends it with all that
 // it has started.
 func (w *walker) start(dir, url, name string, args ...string) (stop func(), err error) {
-	cmd := exec.CommandContext(w.ctx, name, args...)
+	cmd := exec.CommandContext(w.ctx, name, args...) //nolint:gosec // what the README says
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "OPENAI_API_KEY=sk-newcomer")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out strings.Builder
