@@ -27,6 +27,9 @@
 //
 // [Answer.After] puts steps before the headers.
 //
+// A [Dialect] has the answers of a server that resembles OpenAI's where they
+// differ: proxytest.Mistral.Failure(422, "...") refuses as Mistral does.
+//
 // # Servers
 //
 // [Serve] puts the handler under test on a listener and gives a client for it.
