@@ -27,7 +27,8 @@ type lab struct {
 // process is one of them.
 type process struct {
 	cmd         *exec.Cmd
-	url, behind string // where it answers, and where it tells what it has used
+	url, behind string      // where it answers, and where it tells what it has used; a peer does not
+	header      http.Header // that its calls need
 }
 
 func newLab(ctx context.Context) (*lab, error) {
@@ -108,6 +109,9 @@ func (l *lab) fresh(name string, secure bool) (*process, error) {
 
 // used asks a process what it has used so far.
 func (p *process) used(free bool) (u usage, err error) {
+	if p.behind == "" {
+		return treeUsage(p.cmd.Process.Pid)
+	}
 	url := p.behind + "/stats"
 	if free {
 		url += "?free"

@@ -39,7 +39,7 @@ type measured struct {
 // the process, or nobody if it is nil.
 func load(p *process, url string, c call, connections int, length time.Duration) (m measured, err error) {
 	client := &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: connections, DisableCompression: true},
+		Transport: p.transport(connections),
 		Timeout:   time.Minute, // sooner a failure than a driver that waits for ever
 	}
 	defer client.CloseIdleConnections()

@@ -21,6 +21,7 @@ type settings struct {
 	only    string
 	quick   bool
 	load    bool
+	peers   bool
 	soak    time.Duration
 	output  string
 	seconds time.Duration // of one measurement
@@ -34,6 +35,7 @@ func main() {
 	flag.StringVar(&s.only, "only", "", "the rows to measure, such as P1,P5")
 	flag.BoolVar(&s.quick, "quick", false, "only see whether everything runs; the figures mean nothing")
 	flag.BoolVar(&s.load, "load", false, "measure what it holds, rows L1 to L7, and not what it costs")
+	flag.BoolVar(&s.peers, "peers", false, "in P10, install and measure gateways and reverse proxies of others too")
 	flag.DurationVar(&s.soak, "soak", 5*time.Minute, "how long L5 takes")
 	flag.StringVar(&s.output, "o", "", "a file to write the results to, as Markdown")
 	flag.DurationVar(&s.seconds, "t", 2*time.Second, "how long one measurement takes")

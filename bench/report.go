@@ -38,6 +38,10 @@ func (r *report) write(s settings) error {
 	b.WriteString("Ratios are to the baseline, httputil.ReverseProxy well tuned, in the same round.\n\n")
 	b.WriteString("| row | work | figure | median | goal | | range | note |\n|---|---|---|---|---|---|---|---|\n")
 	for _, l := range r.lines {
+		if len(l.values) == 0 { // what could not be measured is not left out
+			fmt.Fprintf(&b, "| %s | %s | %s | - | | | | %s |\n", l.id, l.work, l.figure, l.note)
+			continue
+		}
 		verdict, goal, m := "", "", median(l.values)
 		if l.goal > 0 || l.exact {
 			goal, verdict = fmt.Sprintf("%.2f", l.goal), "met"

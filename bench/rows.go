@@ -233,42 +233,90 @@ func preflight(ctx context.Context, _ *lab, s settings) ([]line, error) {
 }
 
 // peers are measured as the proxy is; the ratio is the proxy's CPU to theirs.
-func peers(_ context.Context, l *lab, s settings) ([]line, error) {
-	var lines []line
-	for _, work := range []struct {
-		name        string
-		c           call
-		connections int
-	}{
-		{"small JSON, 1 connection", chat("m", 1000, `"temperature":0.5,`), 1},
-		{"small JSON, 32 connections", chat("m", 1000, `"temperature":0.5,`), 32},
-		{"1,000 events", chat("stream-1000", 60, `"stream":true,`), 1},
-		{"1 MiB request", chat("m", 1<<20, ""), 1},
-	} {
-		ours, err := l.target("proxy", false)
+func peers(ctx context.Context, l *lab, s settings) ([]line, error) {
+	var rivals []rival
+	for _, name := range []string{"ReverseProxy+map", "go-openai, re-encoded"} {
+		p, err := l.target(name, false)
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range []string{"ReverseProxy+map", "go-openai, re-encoded"} {
-			peer, err := l.target(name, false)
+		rivals = append(rivals, rival{name, p, false})
+	}
+	var lines, missing []line
+	if s.peers {
+		for _, r := range allPeers {
+			p, stop, err := l.startPeer(ctx, r)
 			if err != nil {
-				return nil, err
+				missing = append(missing, line{id: "P10", work: r.name, figure: "our CPU, over theirs", note: err.Error()})
+				continue
 			}
-			cpu := line{id: "P10", work: work.name + ", " + name, figure: "our CPU, over theirs"}
-			for range s.rounds {
-				a, err := load(ours, ours.url, work.c, work.connections, s.seconds)
-				if err != nil {
-					return nil, err
-				}
-				b, err := load(peer, peer.url, work.c, work.connections, s.seconds)
-				if err != nil {
-					return nil, err
-				}
-				cpu.values = append(cpu.values, ratio(a.cpu, b.cpu))
-				cpu.note = fmt.Sprintf("%.0f us to %.0f us", us(a.cpu), us(b.cpu))
+			defer stop()
+			rivals = append(rivals, rival{r.name, p, r.gateway})
+		}
+	}
+	for _, work := range []peerWork{
+		{"small JSON, 1 connection", chat("m", 1000, `"temperature":0.5,`), 1, 0, 0.55},
+		{"small JSON, 32 connections", chat("m", 1000, `"temperature":0.5,`), 32, 0, 0.35},
+		{"1,000 events", chat("stream-1000", 60, `"stream":true,`), 1, 1000, 0.70},
+		{"1 MiB request", chat("m", 1<<20, ""), 1, 0, 0.10},
+	} {
+		for _, r := range rivals {
+			cpu := line{id: "P10", work: work.name + ", " + r.name, figure: "our CPU, over theirs"}
+			if r.gateway {
+				cpu.goal = work.goal
+			}
+			if err := work.measure(l, s, r.process, &cpu); err != nil {
+				// A failing rival does not take the other rows with it.
+				cpu.values, cpu.note = nil, "it failed: "+tail([]byte(err.Error()))
 			}
 			lines = append(lines, cpu)
 		}
 	}
-	return lines, nil
+	return append(lines, missing...), nil
+}
+
+// rival is whom P10 compares with.
+type rival struct {
+	name    string
+	process *process
+	gateway bool
+}
+
+// peerWork is what P10 does with each rival.
+type peerWork struct {
+	name                string
+	c                   call
+	connections, events int
+	goal                float64 // beside a Go gateway
+}
+
+// measure measures us and a rival in each round, first the one, then the other.
+func (w peerWork) measure(l *lab, s settings, theirs *process, cpu *line) error {
+	ours, err := l.target("proxy", false)
+	if err != nil {
+		return err
+	}
+	if err := theirs.check(w.c, w.events); err != nil {
+		return err
+	}
+	for round := range s.rounds {
+		both := [2]*process{ours, theirs}
+		var used [2]time.Duration
+		for i := range both {
+			who := (i + round) % 2
+			m, err := load(both[who], both[who].url, w.c, w.connections, s.seconds)
+			if err != nil {
+				return fmt.Errorf("%s: %w", [2]string{"proxy", "rival"}[who], err)
+			}
+			used[who] = m.cpu
+		}
+		cpu.values = append(cpu.values, ratio(used[0], used[1]))
+		cpu.note = fmt.Sprintf("%.0f us to %.0f us", us(used[0]), us(used[1]))
+	}
+	a, err := treeUsage(ours.cmd.Process.Pid)
+	b, err2 := treeUsage(theirs.cmd.Process.Pid)
+	if err == nil && err2 == nil { // on Linux
+		cpu.note += fmt.Sprintf("; %d MiB to %d MiB resident", a.Resident>>20, b.Resident>>20)
+	}
+	return nil
 }

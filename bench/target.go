@@ -89,6 +89,7 @@ type usage struct {
 	CPU       time.Duration
 	Allocated uint64
 	InUse     uint64 // heap and stacks
+	Resident  uint64 // told by treeUsage only
 	Routines  int
 	Files     int
 }
