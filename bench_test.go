@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -140,10 +139,7 @@ func BenchmarkRefused(b *testing.B) {
 
 func newBenchHandler(b *testing.B, answer cannedAnswer, options ...proxy.Option) http.Handler {
 	b.Helper()
-	usual := []proxy.Option{
-		proxy.WithKey(canary), proxy.WithTransport(answer),
-		proxy.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))),
-	}
+	usual := []proxy.Option{proxy.WithKey(canary), proxy.WithTransport(answer)}
 	h, err := proxy.NewHandler(append(usual, options...)...)
 	if err != nil {
 		b.Fatal(err)
@@ -256,6 +252,7 @@ func (a cannedAnswer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return nil, err
 	}
+	_ = r.Body.Close()
 	header := http.Header{"Content-Type": {a.contentType}}
 	length := int64(-1)
 	if a.event == 0 {

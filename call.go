@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
@@ -30,8 +29,7 @@ type call struct {
 	answer     int64                         // bytes of its whole answer
 	scan       *usageScan                    // of its stream
 	upstreamID string                        // the upstream's X-Request-Id
-	timer      *time.Timer                   // while the upstream is awaited
-	reached    atomic.Bool                   // it has sent headers
+	silence    silence                       // of the upstream
 	body       io.Closer                     // the answer, once there is one
 	unwatch    func() bool
 	drain      *drain // nil: a client that leaves ends the call
@@ -93,6 +91,7 @@ func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) 
 // begin registers a call, unless the handler is shutting down.
 func (h *Handler) begin(x *exchange, info *Call) (*call, error) {
 	c := &call{h: h, x: x, info: *info, start: time.Now()}
+	c.silence.call = c
 	if h.cfg.limits.DrainTime > 0 {
 		c.startDrainable(x.r.Context())
 	} else {
@@ -139,6 +138,7 @@ func (c *call) end() {
 
 // release closes the answer.
 func (c *call) release() {
+	c.silence.end()
 	if c.unwatch != nil {
 		c.unwatch()
 	}
@@ -259,9 +259,7 @@ func (c *call) send(p *payload) (*reply, error) {
 	c.out.Attempts++
 	c.worked = true
 	c.drain.arm()
-	c.reached.Store(false)
-	c.wait(c.h.cfg.limits.HeaderTime)
-	defer c.timer.Stop()
+	c.silence.begin(c.h.cfg.limits.HeaderTime)
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
 	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
 	switch {
@@ -273,14 +271,13 @@ func (c *call) send(p *payload) (*reply, error) {
 	case res.Body == nil:
 		res.Body = http.NoBody
 	}
-	c.timer.Stop()
-	c.reached.Store(true)
+	c.silence.answered(c.h.cfg.limits.StreamIdle)
 	c.body, c.upstreamID = res.Body, res.Header.Get("X-Request-Id")
 	if c.h.cfg.transport != nil {
 		// A transport of the host may know of no context once it has answered.
 		c.unwatch = context.AfterFunc(c.ctx, func() { _ = res.Body.Close() })
 	}
-	body, known := decoded(res, &watchedBody{c: c, body: res.Body}, c.h.cfg.limits.ResponseBytes)
+	body, known := decoded(res, &watchedBody{silence: &c.silence, body: res.Body}, c.h.cfg.limits.ResponseBytes)
 	media := mediaType(res.Header.Get("Content-Type"))
 	rep := &reply{call: c, status: res.StatusCode, header: res.Header, body: body, stream: media == "text/event-stream"}
 	c.drain.from(rep)
@@ -343,36 +340,4 @@ func errBadResponse(cause error) *Error {
 		Status: http.StatusBadGateway, Code: CodeUpstreamBadResponse,
 		Message: "The upstream's answer was not usable.", Err: cause,
 	}
-}
-
-// watchedBody reads an upstream's body and ends the call when it is silent for
-// too long.
-type watchedBody struct {
-	c    *call
-	body io.Reader
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.c.wait(b.c.h.cfg.limits.StreamIdle)
-	n, err := b.body.Read(p)
-	b.c.timer.Stop()
-	return n, err
-}
-
-// wait gives the upstream so much time until its next sign of life.
-func (c *call) wait(limit time.Duration) {
-	if c.timer == nil {
-		c.timer = time.AfterFunc(limit, c.silent)
-		return
-	}
-	c.timer.Reset(limit)
-}
-
-// silent ends a call whose upstream took too long.
-func (c *call) silent() {
-	if c.reached.Load() {
-		c.cancel(errStreamIdle)
-		return
-	}
-	c.cancel(errHeaderTime)
 }

@@ -144,11 +144,13 @@ type streamWriter struct {
 	stall time.Duration
 	http2 bool
 
-	mu     sync.Mutex
-	tail   sse.Tail
-	beat   *time.Timer
-	every  time.Duration
-	closed bool
+	mu      sync.Mutex
+	tail    sse.Tail
+	beat    *time.Timer
+	every   time.Duration
+	closed  bool
+	born    time.Time
+	renewed time.Duration // when the write deadline was set last, after born; -1: never
 
 	// comment is what a heartbeat writes. For relayed streams a bare comment
 	// line is the one form that no official client stumbles over: the usual
@@ -160,6 +162,7 @@ type streamWriter struct {
 func (x *exchange) streamWriter(comment string) *streamWriter {
 	return &streamWriter{
 		w: x.w, rc: x.rc, stall: x.h.cfg.limits.WriteStall, http2: x.r.ProtoMajor >= 2, comment: comment,
+		born: time.Now(), renewed: -1,
 	}
 }
 
@@ -204,8 +207,15 @@ func (s *streamWriter) send(p []byte) (int, error) {
 	return n, s.flush()
 }
 
+// setDeadline gives a write its time. One that was set within the last hundredth of
+// that time stands: setting it costs a tenth of what writing an event does.
 func (s *streamWriter) setDeadline() {
-	_ = s.rc.SetWriteDeadline(deadline(time.Now(), s.stall)) // not every writer has one
+	now := time.Since(s.born)
+	if s.renewed >= 0 && !s.http2 && now-s.renewed < s.stall/100 {
+		return
+	}
+	s.renewed = now
+	_ = s.rc.SetWriteDeadline(deadline(s.born.Add(now), s.stall)) // not every writer has one
 }
 
 // clearDeadline matters to HTTP/2, where a deadline ends the stream when it
