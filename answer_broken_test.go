@@ -3,12 +3,18 @@ package proxy_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/openai-proxy-go/proxy"
 	"github.com/openai-proxy-go/proxy/proxytest"
@@ -141,20 +147,84 @@ func TestF6UnreachableUpstreamIs502(t *testing.T) {
 	}
 }
 
+// wantFewDials makes calls, one of them with repetitions wished for, and checks that
+// each dials twice at most and has sent nothing.
+func wantFewDials(t *testing.T, root string, connect func(context.Context) (net.Conn, error)) {
+	t.Helper()
+	var dials atomic.Int64
+	sent := &buffer{}
+	f := start(t, proxy.WithUpstream(root), proxy.WithLimits(proxy.Limits{Retries: 3, RetryTime: time.Minute}),
+		proxy.WithTransport(&http.Transport{ForceAttemptHTTP2: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials.Add(1)
+			conn, err := connect(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return tappedConn{conn, sent}, nil
+		}}))
+	for _, request := range []string{plainRequest, streamRequest} {
+		before := dials.Load()
+		res, body := f.post(t, streamPath, request)
+		anWant(t, res, body, 502, anNotReached())
+		if n := dials.Load() - before; n < 1 || n > 2 {
+			t.Errorf("%d dials, want 1 or 2", n)
+		}
+	}
+	if got := sent.String(); strings.Contains(got, "messages") || strings.Contains(got, canary) {
+		t.Errorf("the request was sent: %q", got)
+	}
+}
+
+// tappedConn keeps what is written.
+type tappedConn struct {
+	net.Conn
+	sent *buffer
+}
+
+func (c tappedConn) Write(p []byte) (int, error) {
+	_, _ = c.sent.Write(p)
+	return c.Conn.Write(p)
+}
+
+func TestF6UnreachableUpstreamIsDialledTwiceAtMost(t *testing.T) {
+	t.Parallel()
+	failing := func(err error) func(context.Context) (net.Conn, error) {
+		return func(context.Context) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	}
+	wantFewDials(t, "http://up.example/v1", failing(syscall.ECONNREFUSED))
+	wantFewDials(t, "https://up.example/v1", failing(&net.DNSError{Err: "no such host", Name: "up.example", IsNotFound: true}))
+	wantFewDials(t, "http://up.example/v1", failing(context.DeadlineExceeded))
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	foreign := httptest.NewUnstartedServer(http.NotFoundHandler())
+	foreign.Config.ErrorLog = log.New(io.Discard, "", 0)
+	foreign.StartTLS()
+	t.Cleanup(foreign.Close)
+	for _, srv := range []*httptest.Server{plain, foreign} { // no TLS there; a certificate of its own
+		wantFewDials(t, "https://up.example/v1", func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", srv.Listener.Addr().String())
+		})
+	}
+}
+
 func TestF17InformationalAnswersAreSkipped(t *testing.T) {
 	t.Parallel()
-	f := start(t)
-	res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Link", "</a>")
-		w.WriteHeader(http.StatusEarlyHints)
-		w.WriteHeader(http.StatusProcessing)
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{}`))
-	}))
-	anWant(t, res, body, 200, "{}")
-	if res.Header.Get("Link") != "" {
-		t.Errorf("Link: %s", res.Header.Get("Link"))
-	}
+	eachWire(t, everyWire(), func(t *testing.T, w wire) {
+		f := w.start(t, nil)
+		res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Link", "</a>")
+			for range 20 {
+				w.WriteHeader(http.StatusEarlyHints)
+			}
+			w.WriteHeader(http.StatusProcessing)
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write([]byte(`{}`))
+		}))
+		anWant(t, res, body, 200, "{}")
+		if res.Header.Get("Link") != "" {
+			t.Errorf("Link: %s", res.Header.Get("Link"))
+		}
+	})
 }
 
 func TestF18AnswerHeadersAreBounded(t *testing.T) {

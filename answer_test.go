@@ -64,7 +64,11 @@ func anDropped() []string {
 		Content-Language Content-Md5 Digest Allow Accept-Patch Clear-Site-Data Timing-Allow-Origin Server-Timing Sourcemap Authorization Api-Key X-Api-Key
 		Cookie Origin Host Public-Key-Pins Expect-Ct P3p Vary X-Ratelimit X-Rate-Limit-Limit Ratelimit-Limit X-Request-Id-2 Request-Id
 		Ms-Azureml-Model-Session Apim-Request-Id Azureml-Model-Group X-Content-Duration X-Accel-Redirect X-Accel-Buffering X-Sendfile X-Should-Retry-2
-		Retry-After-2 Openai-Version-2 Cross-Origin-Opener-Policy Cross-Origin-Resource-Policy Permissions-Policy Referrer-Policy Cache-Control`)
+		Retry-After-2 Openai-Version-2 Cross-Origin-Opener-Policy Cross-Origin-Resource-Policy Permissions-Policy Referrer-Policy Cache-Control
+		X-Openai-Public-Ip X-Codex-Credits-Balance X-Amzn-Requestid X-Amz-Cf-Id X-Cache X-Served-By X-Timer X-Runtime X-Trace-Id X-B3-Traceid Traceparent
+		Tracestate X-Cloud-Trace-Context X-Backend-Server X-Upstream X-Forwarded-For X-Real-Ip X-Debug X-Aspnet-Version Fly-Request-Id X-Vercel-Id
+		X-Openai-Key X-Stainless-Lang Idempotency-Key Litellm-Model-Id X-Litellm-Key-Spend X-Portkey-Trace-Id Helicone-Id Openai-Beta User-Agent
+		X-Ratelimits Xx-Ratelimit-Limit Retry-After-Seconds X_request_id`)
 }
 
 // anRaw renders an answer with all of these headers, two of them in lower case.
@@ -93,6 +97,9 @@ func anRaw(status int, contentType, body string) proxytest.Answer {
 
 func TestS8OnlyListedHeadersComeDown(t *testing.T) {
 	t.Parallel()
+	if n := len(anDropped()); n < 120 {
+		t.Errorf("%d headers that must not come down, want 120", n)
+	}
 	const errorBody = `{"error":{"message":"m","type":"t","param":null,"code":"c"}}`
 	for name, tc := range map[string]struct {
 		status            int
@@ -123,6 +130,26 @@ func TestS8OnlyListedHeadersComeDown(t *testing.T) {
 			}
 			anSameHeader(t, got, want)
 		})
+	}
+}
+
+// On no way down comes what is not listed: neither as a header nor in a body.
+func TestS8NothingElseComesDownOnAnyWay(t *testing.T) {
+	t.Parallel()
+	f := setup{wrap: singleMounts}.start(t)
+	for _, way := range everyWay(t, "hello", nil) {
+		for _, status := range []int{200, 429, 500} {
+			f.up.Queue(anRaw(status, "application/json; charset=utf-8", `{}`))
+			res, body := way.ask(t, f, "")
+			if strings.Contains(body, "dropped") {
+				t.Errorf("%s, %d: %s", way.name(), status, body)
+			}
+			for name, values := range res.Header {
+				if strings.Contains(strings.Join(values, " "), "dropped") {
+					t.Errorf("%s, %d: %s is %q", way.name(), status, name, values)
+				}
+			}
+		}
 	}
 }
 
@@ -162,17 +189,21 @@ func TestAPIHeadersOfAnOrdinaryAnswer(t *testing.T) {
 
 func TestF17TrailersAreDropped(t *testing.T) {
 	t.Parallel()
-	f := start(t)
-	res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Trailer", "X-Ratelimit-Late")
-		_, _ = w.Write([]byte(`{}`))
-		w.Header().Set("X-Ratelimit-Late", "1")
-		w.Header().Set(http.TrailerPrefix+"X-Request-Id", "late")
-	}))
-	if res.StatusCode != http.StatusOK || body != "{}" || len(res.Trailer) != 0 || res.Header.Get("X-Ratelimit-Late") != "" {
-		t.Errorf("status %d: %s, trailer %q, header %q", res.StatusCode, body, res.Trailer, res.Header)
-	}
+	eachWire(t, everyWire(), func(t *testing.T, w wire) {
+		f := w.start(t, nil)
+		for contentType, text := range map[string]string{"application/json": `{}`, "text/event-stream": "data: x\n\n"} {
+			res, body := anAsk(t, f, proxytest.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", contentType)
+				w.Header().Set("Trailer", "X-Ratelimit-Late")
+				_, _ = w.Write([]byte(text))
+				w.Header().Set("X-Ratelimit-Late", "1")
+				w.Header().Set(http.TrailerPrefix+"X-Request-Id", "late")
+			}))
+			if res.StatusCode != http.StatusOK || body != text || len(res.Trailer) != 0 || res.Header.Get("X-Ratelimit-Late") != "" {
+				t.Errorf("status %d: %s, trailer %q, header %q", res.StatusCode, body, res.Trailer, res.Header)
+			}
+		}
+	})
 }
 
 // anUnsent are request headers that stay here.
@@ -183,15 +214,23 @@ func anUnsent() []string {
 		If-Modified-Since Date From Warning Dnt Sec-Fetch-Mode Sec-Fetch-Dest Sec-Ch-Ua Sec-Gpc Priority Traceparent Tracestate Baggage X-B3-Traceid
 		X-Request-Id X-Correlation-Id X-Amzn-Trace-Id X-Csrf-Token X-Requested-With X-Http-Method-Override X-Original-Url X-Rewrite-Url Proxy-Authorization
 		Content-Language Content-Disposition Content-Location Content-Md5 Digest Openai-Version Openai-Beta-2 X-Client-Request-Id-2 X-Stainless Stainless-Lang
-		X_stainless_lang Helicone-Auth X-Portkey-Config Http-Referer X-Title Max-Forwards Access-Control-Request-Headers Api_base Upstream Host-2 X-Host`)
+		X_stainless_lang Helicone-Auth X-Portkey-Config Http-Referer X-Title Max-Forwards Access-Control-Request-Headers Api_base Upstream Host-2 X-Host
+		X-Ms-Client-Request-Id Apikey X-Auth-Token X-Access-Token X-Amz-Security-Token X-Api-Version Openai-Model X-Portkey-Api-Key X-Portkey-Provider
+		X-Litellm-Api-Key X-Bf-Vk Cf-Access-Jwt-Assertion X-Forwarded-Server X-Forwarded-Prefix X-Original-Host X-Client-Ip X-Cluster-Client-Ip
+		Fastly-Client-Ip X-Envoy-External-Address X-Remote-User X-Webauth-User Remote-User X_forwarded_user X-Debug X-Trace Save-Data Downlink Rtt
+		Device-Memory Viewport-Width Width Sec-Fetch-User Sec-Purpose Sec-Ch-Ua-Platform Purpose Link Expect-Ct Client-Cert Client-Cert-Chain
+		If-Unmodified-Since If-Range X-Openai-Organization X-Stainles-Lang Xx-Stainless-Lang Accept-Datetime A-Im`)
 }
 
 func TestS8OnlyListedHeadersGoUp(t *testing.T) {
 	t.Parallel()
+	if n := len(anUnsent()); n < 120 {
+		t.Errorf("%d headers that must not go up, want 120", n)
+	}
 	sent := []string{
-		"Accept", "text/event-stream", "User-Agent", "OpenAI/JS 7.57.0", "Openai-Beta", "assistants=v2", "X-Client-Request-Id", "c-1",
+		"User-Agent", "OpenAI/JS 7.57.0", "Openai-Beta", "assistants=v2", "X-Client-Request-Id", "c-1",
 		"X-Stainless-Lang", "js", "x-stainless-retry-count", "0", "X-Stainless-Anything-New", "a", "X-Stainless-Anything-New", "b",
-		"Content-Type", "text/plain", "Sec-Fetch-Site", "same-origin",
+		"Sec-Fetch-Site", "same-origin",
 	}
 	for _, name := range anUnsent() {
 		if name == "Origin" {
@@ -199,11 +238,14 @@ func TestS8OnlyListedHeadersGoUp(t *testing.T) {
 		}
 		sent = append(sent, name, "unsent")
 	}
-	want := func(auth, key string) http.Header {
+	want := func(way way, length int64, auth, key string) http.Header {
 		h := http.Header{
-			"Accept": {"text/event-stream"}, "User-Agent": {"OpenAI/JS 7.57.0"}, "Openai-Beta": {"assistants=v2"}, "X-Client-Request-Id": {"c-1"},
+			"Accept": {way.accept}, "User-Agent": {"OpenAI/JS 7.57.0"}, "Openai-Beta": {"assistants=v2"}, "X-Client-Request-Id": {"c-1"},
 			"X-Stainless-Lang": {"js"}, "X-Stainless-Retry-Count": {"0"}, "X-Stainless-Anything-New": {"a", "b"},
-			"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(rtChat))}, "Accept-Encoding": {"identity"},
+			"Content-Type": {"application/json"}, "Content-Length": {strconv.FormatInt(length, 10)}, "Accept-Encoding": {"identity"},
+		}
+		if strings.HasPrefix(way.contentType, "multipart/") {
+			h["Content-Type"] = []string{way.contentType}
 		}
 		if auth != "" {
 			h[auth] = []string{key}
@@ -214,21 +256,24 @@ func TestS8OnlyListedHeadersGoUp(t *testing.T) {
 		option    proxy.Option
 		auth, key string
 	}{
-		"bearer":       {nil, "Authorization", "Bearer " + canary},
-		"lower case":   {proxy.WithAuthHeader("authorization"), "Authorization", "Bearer " + canary},
-		"Azure's":      {proxy.WithAuthHeader("api-key"), "Api-Key", canary},
-		"another":      {proxy.WithAuthHeader("X-Goog-Api-Key"), "X-Goog-Api-Key", canary},
-		"no key":       {proxy.WithAuthHeader(""), "", ""},
-		"on the /path": {nil, "Authorization", "Bearer " + canary},
+		"bearer":     {nil, "Authorization", "Bearer " + canary},
+		"lower case": {proxy.WithAuthHeader("authorization"), "Authorization", "Bearer " + canary},
+		"Azure's":    {proxy.WithAuthHeader("api-key"), "Api-Key", canary},
+		"another":    {proxy.WithAuthHeader("X-Goog-Api-Key"), "X-Goog-Api-Key", canary},
+		"no key":     {proxy.WithAuthHeader(""), "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := start(t, tc.option)
-			for _, path := range []string{"/v1/chat/completions", "/"} {
-				if res, body := f.post(t, path, rtChat, sent...); res.StatusCode != http.StatusOK {
-					t.Errorf("status %d: %s", res.StatusCode, body)
+			f := setup{options: []proxy.Option{tc.option}, wrap: singleMounts}.start(t)
+			for _, way := range everyWay(t, "hello", nil) {
+				if res, body := way.ask(t, f, "", sent...); res.StatusCode != http.StatusOK || strings.Contains(body, `"errors"`) {
+					t.Errorf("%s: status %d: %s", way.name(), res.StatusCode, body)
 				}
-				anSameHeader(t, f.up.Next().Header, want(tc.auth, tc.key))
+				got := f.up.Next()
+				anSameHeader(t, got.Header, want(way, got.ContentLength, tc.auth, tc.key))
+				if len(got.Body) != int(got.ContentLength) || !way.rewritten && string(got.Body) != way.body {
+					t.Errorf("%s: sent %s", way.name(), got.Body)
+				}
 			}
 		})
 	}

@@ -152,7 +152,12 @@ func TestI1RawFraming(t *testing.T) {
 	for _, tt := range framings() {
 		t.Run(tt.name, func(t *testing.T) {
 			before := len(f.up.Requests())
-			statuses := exchangeRaw(t, f, tt.wire, tt.reach)
+			var statuses []int
+			cost := allocated(func() { statuses = exchangeRaw(t, f, tt.wire, tt.reach) })
+			// Both ends of both connections are counted, too.
+			if cost > most(len(tt.wire))+192<<10 {
+				t.Errorf("%d KiB were allocated for %d bytes", cost>>10, len(tt.wire))
+			}
 			calls := f.up.Requests()[before:]
 			if len(calls) != tt.reach {
 				t.Fatalf("%d upstream calls, want %d; the answers were %v", len(calls), tt.reach, statuses)

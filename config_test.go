@@ -350,9 +350,9 @@ func TestNewWithInvalidOptionsFailsClosed(t *testing.T) {
 func TestK8ZeroHandlerAnswers500(t *testing.T) {
 	t.Parallel()
 	h := new(proxy.Handler)
-	for name, served := range map[string]http.Handler{"Handler": h, "Chat": h.Chat(), "Images": h.Images()} {
+	for name, served := range map[string]http.Handler{"Handler": h, "Chat": h.Chat(), "Images": h.Images(), "GraphQL": h.GraphQL()} {
 		srv := proxytest.Serve(t, served)
-		for _, path := range []string{"/", chatPath, "/nothing"} {
+		for _, path := range []string{"/", chatPath, "/v1/images/edits", "/graphql", "/graphql/schema", "/nothing"} {
 			for _, method := range []string{"POST", "GET", "OPTIONS"} {
 				req, _ := http.NewRequestWithContext(t.Context(), method, srv.URL+path, strings.NewReader(askHello))
 				res, err := srv.Client().Do(req)
@@ -687,7 +687,8 @@ func TestS1NothingInARequestChoosesTheUpstream(t *testing.T) {
 	trap.Start()
 	defer trap.Close()
 	host := strings.TrimPrefix(trap.URL, "http://")
-	f := start(t, proxy.WithTransport(nil)) // a transport that can reach the trap
+	// With a transport that can reach the trap.
+	f := setup{options: []proxy.Option{proxy.WithTransport(nil)}, wrap: singleMounts}.start(t)
 	names := []string{
 		"api_base", "base_url", "baseURL", "base-url", "host", "hostname", "endpoint", "url", "uri", "target", "upstream", "proxy", "server",
 		"x-host", "x-forwarded-host", "x-forwarded-server", "x-forwarded-proto", "x-original-url", "x-rewrite-url", "x-original-host", "forwarded",
@@ -695,50 +696,39 @@ func TestS1NothingInARequestChoosesTheUpstream(t *testing.T) {
 		"sw-url", "destination", "location", "referer", "origin-server", "x-azure-endpoint", "x-custom-host", "via", "x-envoy-original-path",
 		"api_url", "azure_endpoint", "x-proxy-host", "x-real-host",
 	}
-	fields, query, header := map[string]any{}, "", []string{}
+	fields, query, header := map[string]any{}, "", []string{"Host", host}
 	for _, name := range names {
 		fields[name] = trap.URL
 		query += "&" + name + "=" + trap.URL
-		header = append(header, name, trap.URL)
+		if name != "host" { // which "Host" is
+			header = append(header, name, trap.URL)
+		}
 	}
-	more, err := json.Marshal(fields)
-	if err != nil {
-		t.Fatal(err)
-	}
-	image := `{"type":"image_url","image_url":{"url":"` + trap.URL + `/cat.png"}}`
-	chat := `{"model":"m","messages":[{"role":"user","content":[` + image + `]}],` + string(more[1:])
-	draw := `{"model":"m","prompt":"` + trap.URL + `/cat.png","image":[{"image_url":"` + trap.URL + `/cat.png"}],` + string(more[1:])
-	routes := []struct{ path, body, target string }{
-		{"/", chat, "/v1/chat/completions"},
-		{"/", draw, "/v1/images/generations"},
-		{"/generate-image", draw, "/v1/images/generations"},
-		{"/images/generations", draw, "/v1/images/generations"},
-		{"/chat/completions", chat, "/v1/chat/completions"},
-		{chatPath, chat, "/v1/chat/completions"},
-		{"/v1/images/generations", draw, "/v1/images/generations"},
-		{"/v1/images/edits", draw, "/v1/images/edits"},
-	}
-	for _, route := range routes {
-		res, body := f.post(t, route.path+"?"+query[1:], route.body, append(header, "Host", host)...)
-		if res.StatusCode != http.StatusOK {
-			t.Fatalf("%s: status %d: %s", route.path, res.StatusCode, body)
+	ways := everyWay(t, trap.URL+"/cat.png", fields)
+	for _, way := range ways {
+		res, body := way.ask(t, f, "?"+query[1:], header...)
+		if res.StatusCode != http.StatusOK || strings.Contains(body, `"errors"`) {
+			t.Fatalf("%s: status %d: %s", way.name(), res.StatusCode, body)
 		}
 		sent := f.up.Next()
-		if sent.Target != route.target || string(sent.Body) != route.body || "http://"+sent.Host+"/v1" != f.up.URL() {
-			t.Errorf("%s: called %s%s with %.60s", route.path, sent.Host, sent.Target, sent.Body)
+		if sent.Target != way.target || "http://"+sent.Host+"/v1" != f.up.URL() {
+			t.Errorf("%s: called %s%s", way.name(), sent.Host, sent.Target)
+		}
+		if !way.rewritten && string(sent.Body) != way.body || !strings.Contains(string(sent.Body), trap.URL) {
+			t.Errorf("%s: sent %.60s", way.name(), sent.Body)
 		}
 		for name, values := range sent.Header {
 			if strings.Contains(strings.Join(values, " "), host) {
-				t.Errorf("%s: %s went on: %q", route.path, name, values)
+				t.Errorf("%s: %s went on: %q", way.name(), name, values)
 			}
 		}
 	}
 	for _, path := range []string{"//" + host + "/v1/chat/completions", "/" + trap.URL, "/v1/../chat/completions", "/v1/chat/completions/", "/v1//chat/completions"} {
-		if res, _ := f.post(t, path, chat); res.StatusCode == http.StatusOK {
+		if res, _ := f.post(t, path, ways[len(ways)-1].body); res.StatusCode == http.StatusOK {
 			t.Errorf("%s is served", path)
 		}
 	}
-	f.wantCalls(t, len(routes))
+	f.wantCalls(t, len(ways))
 	mu.Lock()
 	defer mu.Unlock()
 	if conns != 0 {

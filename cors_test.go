@@ -406,26 +406,25 @@ func TestSeveralOriginHeadersAreRefused(t *testing.T) {
 func TestS19RefusedRequestCostsNothing(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 100)
-	f := start(t, proxy.WithAllowedOrigins("https://app.example.com"),
+	f := setup{wrap: singleMounts, options: []proxy.Option{
+		proxy.WithAllowedOrigins("https://app.example.com"),
 		proxy.WithKeySource(proxy.KeyFunc(func(*http.Request) (string, error) { asked <- "the key source"; return canary, nil })),
-		proxy.WithHooks(proxy.Hooks{Admit: func(_ context.Context, _ proxy.Call) error { asked <- "Admit"; return nil }}))
-	sent := []struct{ path, body string }{
-		{"/", askHello},
-		{"/", askImage},
-		{"/generate-image", askImage},
-		{"/images/generations", askImage},
-		{"/chat/completions", askHello},
-		{chatPath, askHelloStream},
-		{"/v1/images/generations", askImage},
-		{"/v1/images/edits", askImage},
-	}
-	for _, s := range sent {
-		for _, origin := range []string{"https://evil.example", "null"} {
-			res, body := f.post(t, s.path, s.body, "Origin", origin, "Content-Type", "text/plain")
-			wantOriginRefusal(t, res, body)
-			preflight(t, f, s.path, origin)
+		proxy.WithCaller(func(*http.Request) (proxy.Caller, error) { asked <- "the caller's name"; return proxy.Caller{}, nil }),
+		proxy.WithHooks(proxy.Hooks{Admit: func(_ context.Context, _ proxy.Call) error { asked <- "Admit"; return nil }}),
+	}}.start(t)
+	for _, way := range everyWay(t, "hello", nil) {
+		for _, header := range [][]string{
+			{"Origin", "https://evil.example"}, {"Origin", "null"}, {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site"},
+		} {
+			res, body := way.ask(t, f, "", header...)
+			if way.rewritten {
+				gqlRead(t, res, body).wantStatus(t, http.StatusForbidden).refused(t, "ORIGIN_NOT_ALLOWED")
+			} else {
+				wantOriginRefusal(t, res, body)
+			}
+			preflight(t, f, way.path, header[1])
 		}
-		preflight(t, f, s.path, "https://app.example.com")
+		preflight(t, f, way.path, "https://app.example.com")
 	}
 	f.wantCalls(t, 0)
 	select {
@@ -1014,15 +1013,21 @@ func TestOriginRulesHoldForSubHandlers(t *testing.T) {
 
 func TestS20HostValuesDoNotChangeTheAnswer(t *testing.T) {
 	t.Parallel()
-	f := start(t)
+	f, hosts := start(t), 0
 	for _, host := range []string{
 		"api.openai.com", "localhost", "127.0.0.1:1", "[::1]:99", "EXAMPLE.com", "example.com.", "a.b.c.d.e.f", "x:65535", "_", "xn--bcher-kva",
-		"169.254.169.254", "metadata.google.internal", strings.Repeat("a", 1000),
+		"169.254.169.254", "metadata.google.internal", strings.Repeat("a", 1000), "localhost:4000", "0.0.0.0", "0", "127.1", "2130706433",
+		"[::]", "[::ffff:127.0.0.1]:80", "[fe80::1]", "a:", "a:0", "-a", "a-", "a..b", "*.example.com", "user.example.com:443", "admin", "null",
+		"chat", "127.0.0.1.nip.io",
 	} {
+		hosts++
 		res, body := f.post(t, chatPath, askHello, "Host", host)
 		if res.StatusCode != http.StatusOK || res.Header.Get("Location") != "" || strings.Contains(body, host+"/") {
 			t.Errorf("Host %.40s: status %d, Location %q", host, res.StatusCode, res.Header.Get("Location"))
 		}
+	}
+	if f.wantCalls(t, hosts); hosts < 30 {
+		t.Errorf("%d hosts, want 30", hosts)
 	}
 	upstream, err := url.Parse(f.up.URL())
 	if err != nil {

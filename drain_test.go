@@ -29,16 +29,25 @@ func leaveAfter(t *testing.T, f *fixture, path, body, text string, header ...str
 	}
 }
 
+// inBubble runs a test over one wire in memory, in time that waits.
+func inBubble(t *testing.T, w wire, f func(*testing.T, wire)) {
+	t.Helper()
+	t.Run(w.name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) { f(t, w.inMemory()) })
+	})
+}
+
 // TestF25dStreamIsReadOnWhenItsClientLeaves: its usage is then known exactly (F25d).
 func TestF25dStreamIsReadOnWhenItsClientLeaves(t *testing.T) {
 	t.Parallel()
 	for _, w := range everyWire() {
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
+		inBubble(t, w, func(t *testing.T, w wire) {
 			book, more := newDoneBook(), make(chan struct{})
 			f := w.start(t, nil, draining(book, proxy.Limits{DrainTime: time.Minute})...)
 			f.up.Queue(proxytest.Stream(proxytest.Text(rcChunk), proxytest.Gate(more), proxytest.Text(strings.Repeat(rcChunk, 100)+rcEnd)))
 			leaveAfter(t, f, streamPath, streamRequest, rcChunk)
+			synctest.Wait() // until it is known that the client has left
 			close(more)
 			out := book.only(t, f).out
 			if out.Ending != proxy.EndingClientGone || !out.Usage.Reported || out.Usage.TotalTokens != 14 || out.Err == nil {
@@ -51,8 +60,7 @@ func TestF25dStreamIsReadOnWhenItsClientLeaves(t *testing.T) {
 func TestPlainAnswerIsAwaitedWhenItsClientLeaves(t *testing.T) {
 	t.Parallel()
 	for _, w := range clientWires() {
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
+		inBubble(t, w, func(t *testing.T, w wire) {
 			book, more := newDoneBook(), make(chan struct{})
 			f := w.start(t, nil, draining(book, proxy.Limits{DrainTime: time.Minute})...)
 			f.up.Queue(proxytest.JSON(200, rcUsage).After(proxytest.Gate(more)))
@@ -60,9 +68,10 @@ func TestPlainAnswerIsAwaitedWhenItsClientLeaves(t *testing.T) {
 			f.up.Next()
 			l.leave()
 			<-l.answered
+			synctest.Wait()
 			close(more)
 			out := book.only(t, f).out
-			if !out.Usage.Reported || out.Usage.TotalTokens != 14 {
+			if out.Ending != proxy.EndingClientGone || out.Bytes != 0 || !out.Usage.Reported || out.Usage.TotalTokens != 14 {
 				t.Errorf("outcome %+v", out)
 			}
 		})

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+	"strings"
+
+	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
 
 // What stands for tokens that nobody has counted.
@@ -35,11 +38,15 @@ func (c *call) worst(p *payload) Usage {
 	return Usage{PromptTokens: promptTokens(p.body), CompletionTokens: multiply(n, each)}.total()
 }
 
-// numberIn reads a parameter that counts something. What is no number at all
-// the upstream refuses.
+// numberIn reads a parameter that counts something, also where it stands as a text,
+// which some readers take for the number in it. What is no number at all the
+// upstream refuses.
 func numberIn(p *payload, key string, standard int64) int64 {
 	raw := p.get(key)
-	if n, ok := wholeNumber(raw); ok {
+	if text, ok := jsonobj.Text(raw); ok {
+		raw = []byte(strings.TrimPrefix(strings.TrimSpace(text), "+"))
+	}
+	if n, ok := wholeNumber(raw); ok && len(raw) > 0 {
 		return n
 	}
 	if n := tokensIn(raw); n > 0 {
@@ -59,7 +66,7 @@ func imagePromptTokens(p *payload) int64 {
 	return pictureTokens * int64(1+bytes.Count(p.body, []byte("filename=")))
 }
 
-var markDataURL = []byte(`"data:`)
+var markDataURL = []byte(`"data:image/`)
 
 // promptTokens estimates the tokens of a JSON body: of its text, and of the
 // pictures that it holds as data URLs.
@@ -70,7 +77,11 @@ func promptTokens(body []byte) int64 {
 		if i < 0 {
 			break
 		}
+		isPicture := isURLKey(rest[:i])
 		rest = rest[i+len(markDataURL):]
+		if !isPicture { // a text that only begins so
+			continue
+		}
 		end := bytes.IndexByte(rest, '"')
 		if end < 0 {
 			break
@@ -80,14 +91,27 @@ func promptTokens(body []byte) int64 {
 	return int64(size/bytesPerToken + pictures*pictureTokens + 1)
 }
 
+// isURLKey reports whether a key called url stands at the end of a JSON text, as
+// the value of one does behind it.
+func isURLKey(before []byte) bool {
+	before = bytes.TrimRight(before, " \t\r\n")
+	before, colon := bytes.CutSuffix(before, []byte(":"))
+	before = bytes.TrimRight(before, " \t\r\n")
+	return colon && (bytes.HasSuffix(before, []byte(`"url"`)) || bytes.HasSuffix(before, []byte(`"image_url"`)))
+}
+
 // lineCount estimates tokens from the events of a stream: one for each, and more
 // for what is longer than the shortest, which is little else than its frame.
 type lineCount struct {
 	lines, bytes, shortest int64
 }
 
-// minFrame keeps "[DONE]" from being taken for the shortest event.
-const minFrame = 8
+// minFrame keeps "[DONE]" from being taken for the shortest event, maxFrame one
+// that is long because it holds much.
+const (
+	minFrame = 8
+	maxFrame = 400
+)
 
 func (n *lineCount) add(size int) {
 	if size < minFrame {
@@ -101,7 +125,7 @@ func (n *lineCount) add(size int) {
 }
 
 func (n *lineCount) tokens() int64 {
-	return n.lines + (n.bytes-n.lines*n.shortest)/bytesPerToken
+	return n.lines + max(0, n.bytes-n.lines*min(n.shortest, maxFrame))/bytesPerToken
 }
 
 // account fills in what is not known of a call's usage, and its cost.
@@ -109,6 +133,10 @@ func (c *call) account() {
 	u := &c.out.Usage
 	if c.scan != nil && !u.Reported {
 		*u = c.scan.usage
+	}
+	if more := c.untold(); u.Reported && more > 0 {
+		u.CompletionTokens, u.Estimated = addTokens(u.CompletionTokens, more), true
+		*u = u.total()
 	}
 	if !u.Reported && c.worked && c.h.cfg.accounts() {
 		*u = c.estimated()
@@ -119,14 +147,26 @@ func (c *call) account() {
 	c.out.Cost = c.h.cfg.prices.cost(c.info.Model, c.charged())
 }
 
-// charged is the usage that counts. Where the upstream reported nothing but a
-// sum all of it counts as answered, and an empty report as none.
+// untold is how much of a stream that was broken off came behind its last usage,
+// where that was no more than the usage so far. An error and [DONE] may follow any.
+func (c *call) untold() int64 {
+	brokenOff := c.out.Ending == EndingUpstreamCut || c.out.Ending == EndingClientGone
+	if c.scan == nil || c.info.Route != RouteChat || !brokenOff || c.scan.count.lines <= c.scan.told.lines+2 {
+		return 0
+	}
+	return c.scan.count.tokens() - c.scan.told.tokens()
+}
+
+// charged is the usage that counts: what a sum has beyond its parts was answered, and
+// an empty report is none.
 func (c *call) charged() Usage {
 	u := c.out.Usage
 	switch {
-	case !u.Reported || u.PromptTokens > 0 || u.CompletionTokens > 0:
-	case u.TotalTokens > 0:
-		u.CompletionTokens = u.TotalTokens
+	case !u.Reported:
+	case u.TotalTokens > addTokens(u.PromptTokens, u.CompletionTokens):
+		// Some count thinking in the sum alone.
+		u.CompletionTokens = u.TotalTokens - u.PromptTokens
+	case u.PromptTokens > 0 || u.CompletionTokens > 0:
 	case c.worked:
 		images := u.Images
 		u = c.estimated()

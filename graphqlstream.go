@@ -216,11 +216,24 @@ func (s *chatStream) each(ctx context.Context, emit func(map[string]any) error) 
 	return nil
 }
 
+// scannedBody lets a scan see all that is read, also what the reader of events still
+// holds when its client leaves.
+type scannedBody struct {
+	io.Reader
+	scan *usageScan
+}
+
+func (b scannedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.scan.feed(p[:n])
+	return n, err
+}
+
 // deltas reads the upstream's events to their end.
 func (s *chatStream) deltas(emit func(map[string]any) error) error {
 	c := s.rep.call
-	c.scan = &usageScan{} // which counts here, where events are taken apart
-	in := sse.NewReader(s.rep.body, maxChunk)
+	c.scan = &usageScan{}
+	in := sse.NewReader(scannedBody{s.rep.body, c.scan}, maxChunk)
 	for {
 		data, err := in.Next()
 		switch {
@@ -246,7 +259,6 @@ func (s *chatStream) deltas(emit func(map[string]any) error) error {
 			return answerFault(chunk, nil, c.key)
 		}
 		c.wrote(len(data))
-		c.scan.count.add(len(data))
 		for _, delta := range s.add(chunk) {
 			if emit(delta) != nil {
 				return errClientWrite

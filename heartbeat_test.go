@@ -75,6 +75,26 @@ func TestF8Heartbeat(t *testing.T) {
 	}
 }
 
+// An SDK reads over twenty heartbeats as if there were none.
+func TestF8GoOpenAIClientReadsOverHeartbeats(t *testing.T) {
+	t.Parallel()
+	const first, second = `data: {"choices":[{"index":0,"delta":{"content":"Hel"}}]}` + "\n\n", `data: {"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}` + "\n\n"
+	answer := proxytest.Stream(proxytest.Text(first), proxytest.Pause(20500*time.Millisecond),
+		proxytest.Text(second), proxytest.Pause(20500*time.Millisecond), proxytest.Text("data: [DONE]\n\n"))
+	eachBubble(t, func(t *testing.T, w wire) {
+		f := w.start(t, nil, proxy.WithHeartbeat(time.Second))
+		f.up.Queue(answer)
+		text, err := sdkStream(t, goOpenAI(f))
+		if text != "Hello" || !errors.Is(err, io.EOF) {
+			t.Errorf("the client read %q, %v, want Hello and io.EOF", text, err)
+		}
+		beats := strings.Repeat(":\n", 20)
+		if got := f.seen.String(); !strings.HasSuffix(got, first+beats+second+beats+"data: [DONE]\n\n") {
+			t.Errorf("the client received %s", brief(got))
+		}
+	})
+}
+
 // By event nothing of a torn event is on its way, so that a heartbeat can come
 // before it.
 func TestHeartbeatOfAStreamByEvent(t *testing.T) {

@@ -15,6 +15,7 @@ type hostContext struct {
 	context.Context //nolint:containedctx // it is one
 	deadline        time.Time
 	over            atomic.Bool
+	watched         atomic.Bool // inner is there
 	once            sync.Once
 	inner           context.Context //nolint:containedctx // what the timer hangs on
 	cancel          context.CancelFunc
@@ -42,6 +43,9 @@ func (c *hostContext) Err() error {
 	if err := c.Context.Err(); err != nil {
 		return err
 	}
+	if c.watched.Load() {
+		return c.inner.Err() // one clock: a context whose Done is closed must have an Err
+	}
 	if !c.over.Load() && time.Now().Before(c.deadline) {
 		return nil
 	}
@@ -49,7 +53,10 @@ func (c *hostContext) Err() error {
 }
 
 func (c *hostContext) watch() context.Context {
-	c.once.Do(func() { c.inner, c.cancel = context.WithDeadline(c.Context, c.deadline) })
+	c.once.Do(func() {
+		c.inner, c.cancel = context.WithDeadline(c.Context, c.deadline)
+		c.watched.Store(true)
+	})
 	if c.inner == nil { // closed before anybody waited
 		ctx, cancel := context.WithCancel(c.Context)
 		cancel()

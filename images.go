@@ -81,11 +81,15 @@ func (x *exchange) editForm(contentType string) error {
 // Where a reader
 // could see another form than this one it is refused: a guarded key that occurs
 // twice or in another case, a part whose name is not plain, an encoded or
-// endless value, no end.
+// endless value, no end or more behind it, another beginning than its boundary.
 func readForm(body []byte, boundary string, guarded []string) (map[string]string, error) {
 	seen, values := map[string]bool{}, map[string]string{}
-	if !bytes.HasSuffix(bytes.TrimRight(body, " \t\r\n"), []byte("\n--"+boundary+"--")) {
-		return nil, badForm(errors.New("the form has no end"))
+	end := []byte("\n--" + boundary + "--")
+	if at := bytes.Index(body, end); at < 0 || len(bytes.TrimRight(body[at+len(end):], " \t\r\n")) > 0 {
+		return nil, badForm(errors.New("the form has no end, or more behind it"))
+	}
+	if !bytes.HasPrefix(body, []byte("--"+boundary+"\r\n")) {
+		return nil, badForm(errors.New("the form does not begin with its boundary"))
 	}
 	parts := multipart.NewReader(bytes.NewReader(body), boundary)
 	for {
@@ -156,7 +160,7 @@ func fieldName(part *multipart.Part) (string, error) {
 		return "", badForm(errors.New("a part has not one Content-Disposition"))
 	}
 	kind, params, err := mime.ParseMediaType(dispositions[0])
-	if err != nil || kind != "form-data" || !plainName.MatchString(params["name"]) || nameStar.MatchString(dispositions[0]) {
+	if err != nil || strings.Contains(dispositions[0], `\`) || kind != "form-data" || !plainName.MatchString(params["name"]) || nameStar.MatchString(dispositions[0]) {
 		return "", badForm(errors.New("a part has no plain name"))
 	}
 	return params["name"], nil

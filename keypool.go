@@ -95,10 +95,21 @@ func (p *keyPool) give(at int, key string) time.Duration {
 	defer p.mu.Unlock()
 	slot := &p.slots[at]
 	if !slot.asked || !slot.has(key) {
-		slot.key, slot.until = newSecret(key), time.Time{} // a new one, with no past
+		slot.until = p.restOf(key) // a new one has no past, but in another place
+		slot.key = newSecret(key)
 	}
 	slot.asked = true
 	return time.Until(slot.until)
+}
+
+// restOf is until when a key is set aside that another place has given too.
+func (p *keyPool) restOf(key string) (until time.Time) {
+	for i := range p.slots {
+		if slot := &p.slots[i]; slot.has(key) && slot.until.After(until) {
+			until = slot.until
+		}
+	}
+	return until
 }
 
 // earned tells the pool how the upstream took a key.
@@ -113,7 +124,7 @@ func (p *keyPool) earned(key string, res *http.Response) {
 		return
 	}
 	now := time.Now()
-	if wait, ok := retryAfterOf(res.Header, now); ok {
+	if wait, ok := retryAfterOf(res.Header, now); ok && (wait > rest || res.StatusCode != http.StatusUnauthorized) {
 		rest = wait
 	}
 	p.mu.Lock()
@@ -129,9 +140,9 @@ func (p *keyPool) earned(key string, res *http.Response) {
 func (s *keySlot) has(key string) bool { return s.key.text != nil && *s.key.text == key }
 
 // nested reports whether a slot holds another pool.
-func (p *keyPool) nested(at int) bool {
-	_, ok := p.slots[at].source.(*keyPool)
-	return ok
+func (p *keyPool) nested(at int) (found bool) {
+	pools(p.slots[at].source, func(*keyPool) { found = true })
+	return found
 }
 
 // another reports whether key is one of the pool's, and a different one may be

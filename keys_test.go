@@ -397,29 +397,20 @@ func TestS7KeysOfCallersAreIgnoredUnlessAskedFor(t *testing.T) {
 		{"off by default", nil, canary},
 		{"on", []proxy.Option{byHeader}, caller},
 	} {
-		f := start(t, mode.options...)
-		for _, s := range []struct{ path, body string }{
-			{"/", askHello},
-			{"/", askImage},
-			{"/generate-image", askImage},
-			{"/images/generations", askImage},
-			{"/chat/completions", askHello},
-			{chatPath, askHelloStream},
-			{"/v1/images/generations", askImage},
-			{"/v1/images/edits", askImage},
-		} {
-			res, body := f.post(t, s.path, s.body, "X-OpenAI-Key", caller, "OpenAI-Organization", "org-caller", "OpenAI-Project", "proj_caller",
+		f := setup{options: mode.options, wrap: singleMounts}.start(t)
+		for _, way := range everyWay(t, "hello", nil) {
+			res, body := way.ask(t, f, "", "X-OpenAI-Key", caller, "OpenAI-Organization", "org-caller", "OpenAI-Project", "proj_caller",
 				"Authorization", "Bearer dummy", "Cookie", "session=1")
-			if res.StatusCode != http.StatusOK {
-				t.Fatalf("%s, %s: status %d: %s", mode.name, s.path, res.StatusCode, body)
+			if res.StatusCode != http.StatusOK || strings.Contains(body, `"errors"`) {
+				t.Fatalf("%s, %s: status %d: %s", mode.name, way.name(), res.StatusCode, body)
 			}
 			sent := f.up.Next()
 			if got := sent.Header.Values("Authorization"); len(got) != 1 || got[0] != "Bearer "+mode.want {
-				t.Errorf("%s, %s: sent %q, want %q", mode.name, s.path, got, mode.want)
+				t.Errorf("%s, %s: sent %q, want %q", mode.name, way.name(), got, mode.want)
 			}
 			for _, name := range []string{"X-Openai-Key", "Openai-Organization", "Openai-Project", "Cookie", "Origin", "Referer"} {
 				if got := sent.Header.Values(name); got != nil {
-					t.Errorf("%s, %s: %s went on: %q", mode.name, s.path, name, got)
+					t.Errorf("%s, %s: %s went on: %q", mode.name, way.name(), name, got)
 				}
 			}
 		}

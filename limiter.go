@@ -26,8 +26,9 @@ type Limiter interface {
 	// call.Address.
 	//
 	// settle is called exactly once, on every way out, with what was really
-	// taken; that may be more than most. Its context has the request's values
-	// and is never cancelled.
+	// taken; that may be more than most. Its context has the request's values,
+	// outlives the request, and ends after Limits.KeyTime: what a shared store has
+	// not noted by then it must find out by itself, as when a server dies.
 	//
 	// An [*Error], with status 429 and RetryAfter, is the answer as it stands;
 	// any other error means that the limiter itself failed, which refuses with
@@ -81,7 +82,9 @@ func (c *call) settle(taken Amount) {
 	}
 	c.settleWith = nil
 	defer c.recoverIn("Limiter")
-	settle(context.WithoutCancel(c.ctx), taken)
+	ctx := newHostContext(context.WithoutCancel(c.ctx), c.h.cfg.limits.KeyTime)
+	defer ctx.close()
+	settle(ctx, taken)
 }
 
 // recoverIn keeps a panic of the host's code behind an answer from doing harm.

@@ -135,7 +135,7 @@ func (m *MemoryLimiter) refuse(a *account, most Amount, now time.Time) *Error {
 // roll opens a new window where the last one is over, and returns how long the
 // present one lasts.
 func (m *MemoryLimiter) roll(a *account, now time.Time) time.Duration {
-	window := or(m.Window, 24*time.Hour)
+	window := min(or(m.Window, 24*time.Hour), maxWait)
 	if !now.Before(a.opened.Add(window)) {
 		a.opened, a.spent = now, Amount{}
 	}

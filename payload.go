@@ -11,6 +11,7 @@ import (
 type payload struct {
 	object      jsonobj.Object
 	added       []jsonobj.Field   // in front of the object's members
+	replaced    []string          // keys of the object whose values are ours
 	form        map[string]string // the guarded values of a form
 	contentType string            // of a form, as the client wrote it; "": JSON
 	body        []byte            // to send; of JSON, made by render
@@ -48,8 +49,10 @@ func (p *payload) indexAdded(key string) int {
 	return slices.IndexFunc(p.added, func(f jsonobj.Field) bool { return f.Key == key })
 }
 
-// isAdded reports whether the value of key is ours.
-func (p *payload) isAdded(key string) bool { return p.indexAdded(key) >= 0 }
+// isOurs reports whether the value of key is ours.
+func (p *payload) isOurs(key string) bool {
+	return p.indexAdded(key) >= 0 || slices.Contains(p.replaced, key)
+}
 
 // set puts a value under key, in place of the one that is there. A form stays as
 // it is.
@@ -64,7 +67,7 @@ func (p *payload) set(key string, value []byte) {
 	}
 	if p.object.Has(key) {
 		if o, err := jsonobj.Parse(p.object.Replace(key, value)); err == nil {
-			p.object = o
+			p.object, p.replaced = o, append(p.replaced, key)
 			return
 		}
 	}

@@ -161,7 +161,7 @@ func (p *Policy) capTokens(in *payload) error {
 			continue
 		}
 		bounded = true
-		if n, ok := wholeNumber(raw); in.isAdded(key) && (!ok || n > p.MaxTokens) {
+		if n, ok := wholeNumber(raw); in.isOurs(key) && (!ok || n > p.MaxTokens) {
 			in.set(key, bound)
 		}
 		if err := p.atMost(key, p.MaxTokens, in); err != nil {
@@ -229,6 +229,9 @@ func (x *exchange) guarded() []string {
 
 // judge applies the policies, and adds what this package says of the caller.
 func (x *exchange) judge(info *Call, p *payload) error {
+	if err := x.caller.Policy.check(); err != nil {
+		return &Error{Status: http.StatusInternalServerError, Code: CodeInternalError, Err: err}
+	}
 	p.oldModel = x.h.cfg.policy.MaxTokens+x.caller.Policy.MaxTokens != 0 && x.h.defaults.knows(info.Model)
 	for _, policy := range []*Policy{&x.h.cfg.policy, &x.caller.Policy} {
 		if !policy.asks() {

@@ -332,10 +332,17 @@ func (x *exchange) logFailure(e *Error, more ...slog.Attr) {
 	x.h.cfg.log(x.r.Context(), level, "proxy request failed", attrs...)
 }
 
-// log writes a record. A logger that panics must not take the request with it.
+// logs reports whether a level is logged. A logger that panics must not take the
+// request with it.
+func (c *config) logs(ctx context.Context, level slog.Level) bool {
+	defer func() { _ = recover() }()
+	return c.logger.Enabled(ctx, level)
+}
+
+// log writes a record.
 func (c *config) log(ctx context.Context, level slog.Level, msg string, attrs ...slog.Attr) {
 	defer func() { _ = recover() }()
-	if !c.logger.Enabled(ctx, level) {
+	if !c.logs(ctx, level) {
 		return
 	}
 	r := slog.NewRecord(time.Now(), level, msg, 0) // the line of this package would tell nobody anything

@@ -1,18 +1,21 @@
 package proxy
 
-import "log/slog"
+import (
+	"log/slog"
+	"strings"
+)
 
 // record writes the one line about a call that the log gets. It holds nothing
 // of what was asked and answered, and of headers no more than request ids.
 func (c *call) record() {
-	if !c.h.cfg.records || !c.h.cfg.logger.Enabled(c.ctx, slog.LevelInfo) {
+	if !c.h.cfg.records || !c.h.cfg.logs(c.ctx, slog.LevelInfo) {
 		return
 	}
 	out := &c.out
 	attrs := make([]slog.Attr, 0, 16)
 	attrs = append(attrs,
 		slog.String("request_id", c.info.RequestID), slog.String("caller", c.info.Caller),
-		slog.String("route", string(c.info.Route)), slog.String("model", c.info.Model), slog.Bool("stream", c.info.Stream),
+		slog.String("route", string(c.info.Route)), slog.String("model", shortened(redact(c.info.Model, c.key))), slog.Bool("stream", c.info.Stream),
 		slog.Int("status", out.Status), slog.String("ending", string(out.Ending)), slog.Int("attempts", out.Attempts),
 		slog.Int64("bytes", out.Bytes), slog.Duration("first_byte", out.FirstByte), slog.Duration("duration", out.Duration))
 	if c.upstreamID != "" {
@@ -28,4 +31,13 @@ func (c *call) record() {
 		attrs = append(attrs, slog.String("cost", out.Cost.String()))
 	}
 	c.h.cfg.log(c.ctx, slog.LevelInfo, "proxy call", attrs...)
+}
+
+// shortened keeps a name that a client has made up from filling the log.
+func shortened(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return name
+	}
+	return strings.ToValidUTF8(name[:most], "") + "..."
 }

@@ -124,6 +124,11 @@ func (x *exchange) relay(rep *reply) error {
 	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}
+	if c.gone() { // which is why all of it was read
+		err := errGone(x.r.Context())
+		c.failed(err)
+		return err
+	}
 	header := &x.header
 	copyHeader(header, rep.header, c.key)
 	header.set("Cache-Control", "no-store")

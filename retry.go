@@ -38,14 +38,14 @@ func (b *retryBudget) take() bool {
 
 // try makes the request, and repeats it where that is wanted and safe.
 func (c *call) try(p *payload) (*reply, error) {
-	if c.h.cfg.limits.Retries > 0 {
-		c.h.retries.earn()
-	}
 	left := c.h.cfg.limits.RetryTime
 	var last error
 	for {
 		before := c.out.Attempts
 		rep, err := c.attempt(p)
+		if c.h.cfg.limits.Retries > 0 && before == 0 && c.out.Attempts == 1 {
+			c.h.retries.earn() // by traffic, not by what never left
+		}
 		if err == nil {
 			return rep, nil
 		}

@@ -115,8 +115,12 @@ func TestS24SessionIDsAreUnique(t *testing.T) {
 		fmt.Fprintf(&query, " s%d: createSession { id%d: sessionId }", i, i) // equal keys are limited
 	}
 	query.WriteString("}")
-	form := regexp.MustCompile(`^session_\d{13}_[0-9a-z]{25}$`)
+	form := regexp.MustCompile(`^session_\d{13}_([0-9a-z]{25})$`)
 	seen := make(map[string]bool, total)
+	var values [25]map[byte]bool // of each digit
+	for i := range values {
+		values[i] = map[byte]bool{}
+	}
 	for range total / each {
 		a := gqlAsk(t, f, query.String(), nil)
 		if len(a.Errors) > 0 {
@@ -124,14 +128,23 @@ func TestS24SessionIDsAreUnique(t *testing.T) {
 		}
 		for alias, field := range a.Data {
 			id, _ := field.(gqlMap)["id"+alias[1:]].(string)
-			if seen[id] || !form.MatchString(id) {
+			parts := form.FindStringSubmatch(id)
+			if seen[id] || parts == nil {
 				t.Fatalf("id %q is not new, or not well-formed", id)
 			}
 			seen[id] = true
+			for i := range values {
+				values[i][parts[1][i]] = true
+			}
 		}
 	}
 	if len(seen) != total {
 		t.Errorf("%d ids, want %d", len(seen), total)
+	}
+	for i := range values {
+		if n := len(values[i]); n != 36 {
+			t.Errorf("digit %d has %d values in %d ids, want all 36: it can be guessed", i, n, total)
+		}
 	}
 }
 

@@ -362,6 +362,60 @@ func TestF9StreamBytesPassUntouchedPieceByPiece(t *testing.T) {
 	})
 }
 
+// Each piece reaches the client before the upstream sends the next, whatever it is
+// a piece of.
+func TestF9EachPieceGoesOutBeforeTheNextIsSent(t *testing.T) {
+	t.Parallel()
+	eachBubble(t, func(t *testing.T, w wire) {
+		f := w.start(t, nil, proxy.WithHooks(proxy.Hooks{Done: func(context.Context, proxy.Call, proxy.Outcome) {}}))
+		for _, shape := range streamShapes() {
+			next := make(chan struct{})
+			var steps []proxytest.Step
+			for _, p := range shape.pieces {
+				steps = append(steps, proxytest.Gate(next), proxytest.Text(p))
+			}
+			f.up.Queue(proxytest.Stream(append(steps, proxytest.Gate(next))...))
+			res := open(t.Context(), t, f, streamPath, streamRequest)
+			for _, p := range shape.pieces {
+				next <- struct{}{}
+				wantNext(t, res.Body, p)
+			}
+			close(next)
+			wantRest(t, res.Body, "")
+		}
+	})
+}
+
+// A slow upstream is passed on at its own pace, to the moment.
+func TestF9BytesThatDribbleComeWhenTheyAreSent(t *testing.T) {
+	t.Parallel()
+	const event = "data: {\"choices\":[{\"delta\":{\"content\":\"Gr\u00fc\u00dfe\"}}]}\r\n\r\n"
+	for gap, size := range map[time.Duration]int{500 * time.Millisecond: 1, 3500 * time.Microsecond: 7} { // the latter 2 KB/s
+		var steps []proxytest.Step
+		var want []string
+		for part := range slices.Chunk([]byte(event+event), size) {
+			want = append(want, string(part))
+			steps = append(steps, proxytest.Pause(gap), proxytest.Text(string(part)))
+		}
+		t.Run(gap.String(), func(t *testing.T) {
+			eachBubble(t, func(t *testing.T, w wire) {
+				f := w.start(t, nil)
+				f.up.Queue(proxytest.Stream(steps...))
+				res := open(t.Context(), t, f, streamPath, streamRequest)
+				pieces, at, err := readTimed(t, res.Body)
+				if err != nil || !slices.Equal(pieces, want) {
+					t.Fatalf("read %q, %v, want %q", pieces, err, want)
+				}
+				for i := range at {
+					if due := time.Duration(i+1) * gap; at[i] != due {
+						t.Errorf("%q came after %v, want %v", pieces[i], at[i], due)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestStreamStatusAndContentTypePass(t *testing.T) {
 	t.Parallel()
 	f := start(t)

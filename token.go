@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -53,13 +52,6 @@ const (
 	// minTokenSecret is the least that RFC 7518, section 3.2, asks of HS256.
 	minTokenSecret = 32
 )
-
-// tokenHeader is what every token begins with.
-type tokenHeader struct {
-	Algorithm string `json:"alg"`
-	Type      string `json:"typ"`
-	Critical  any    `json:"crit,omitempty"`
-}
 
 type tokenClaims struct {
 	Subject   string   `json:"sub"`
@@ -224,8 +216,13 @@ func isToken256(part string) bool {
 	if err != nil {
 		return false
 	}
-	var header tokenHeader
-	return json.Unmarshal(raw, &header) == nil && header.Algorithm == "HS256" && header.Type == tokenType && header.Critical == nil
+	header, err := jsonobj.Parse(raw)
+	if err != nil || header.Has("crit") || header.Repeated([]string{"alg", "typ"}) != "" {
+		return false
+	}
+	algorithm, _ := header.String("alg")
+	kind, _ := header.String("typ")
+	return algorithm == "HS256" && kind == tokenType
 }
 
 // mintedHeader is {"alg":"HS256","typ":"openai-proxy+jwt"}.
@@ -245,7 +242,7 @@ func readClaims(part string) (*tokenClaims, error) {
 	}
 	claims := &tokenClaims{}
 	claims.Subject, _ = o.String("sub")
-	claims.Origin, err = optionalText(o, "origin")
+	claims.Origin, err = originClaim(o)
 	if key := o.Repeated(claimNames); key != "" {
 		err = errors.New(key + " stands twice")
 	}
@@ -274,11 +271,15 @@ func readClaims(part string) (*tokenClaims, error) {
 	return claims, err
 }
 
-func optionalText(o jsonobj.Object, key string) (string, error) {
-	raw, ok := o.Get(key)
-	text, isText := jsonobj.Text(raw)
-	if ok && !isText {
-		return "", errors.New(key + " is not a string")
+// originClaim reads the one origin that a token is for, or "".
+func originClaim(o jsonobj.Object) (string, error) {
+	raw, ok := o.Get("origin")
+	if !ok {
+		return "", nil
+	}
+	text, _ := jsonobj.Text(raw)
+	if origin, err := parseOrigin(text); err != nil || origin.any || origin.subdomains {
+		return "", errors.New("origin is not an exact origin")
 	}
 	return text, nil
 }

@@ -4,11 +4,13 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/openai-proxy-go/proxy"
+	"github.com/openai-proxy-go/proxy/proxytest"
 )
 
 // pipeTransport answers with a body that knows of no context and never ends.
@@ -98,6 +100,51 @@ func TestOddAnswersOfATransport(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Whatever its type, what is no final answer is none, and a transport of the host
+// may hand one over.
+func TestF17OnlyFinalAnswersAreRelayed(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{-1, 0, 99, 100, 101, 102, 103, 199} {
+		for contentType, body := range map[string]string{"application/json": `{"a":1}`, "text/event-stream": "data: x\n\n"} {
+			for _, request := range []string{plainRequest, streamRequest} {
+				f := start(t, proxy.WithTransport(brokenTransport(func(*http.Request) (*http.Response, error) {
+					return &http.Response{
+						StatusCode: status, Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(strings.NewReader(body)),
+					}, nil
+				})))
+				res, got := f.post(t, streamPath, request)
+				wantFailure(t, res, got, http.StatusBadGateway, proxy.CodeUpstreamBadResponse)
+			}
+		}
+	}
+	f := start(t)
+	f.up.Queue(proxytest.Raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Type: application/json\r\n\r\n{}"))
+	res, got := f.post(t, streamPath, plainRequest)
+	wantFailure(t, res, got, http.StatusBadGateway, proxy.CodeUpstreamBadResponse)
+}
+
+// A transport of the host may not look whether as much came as was announced.
+func TestF15AnswerOfAnotherLengthThanAnnounced(t *testing.T) {
+	t.Parallel()
+	const body = `{"a":1}`
+	for _, length := range []int{len(body) - 1, len(body), len(body) + 2, 100 << 10} {
+		f := start(t, proxy.WithTransport(brokenTransport(func(*http.Request) (*http.Response, error) {
+			return &http.Response{
+				StatusCode: http.StatusOK, ContentLength: int64(length), Body: io.NopCloser(strings.NewReader(body)),
+				Header: http.Header{"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(length)}},
+			}, nil
+		})))
+		res, got := f.post(t, streamPath, plainRequest)
+		if length == len(body) {
+			if res.StatusCode != http.StatusOK || got != body {
+				t.Errorf("%d %s, want 200 %s", res.StatusCode, got, body)
+			}
+			continue
+		}
+		wantFailure(t, res, got, http.StatusBadGateway, proxy.CodeUpstreamBadResponse)
 	}
 }
 

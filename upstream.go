@@ -63,7 +63,7 @@ func isLoopback(host string) bool {
 // dead HTTP/2 connection would fail every request until the kernel gives it up.
 func newTransport(envProxy bool) *http.Transport {
 	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:            newDialer().DialContext,
 		TLSHandshakeTimeout:    5 * time.Second,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:      true,
@@ -83,6 +83,10 @@ func newTransport(envProxy bool) *http.Transport {
 		t.Proxy = http.ProxyFromEnvironment
 	}
 	return t
+}
+
+func newDialer() *net.Dialer {
+	return &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
 }
 
 // request builds the upstream request from nothing: what is not named here does

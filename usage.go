@@ -51,6 +51,11 @@ func readUsage(raw []byte) (u Usage, ok bool) {
 	}, true
 }
 
+// tells reports whether a usage counts anything.
+func (u *Usage) tells() bool {
+	return u.PromptTokens > 0 || u.CompletionTokens > 0 || u.TotalTokens > 0
+}
+
 func tokens(o jsonobj.Object, key string) int64 {
 	raw, _ := o.Get(key)
 	return tokensIn(raw)
@@ -102,7 +107,9 @@ type usageScan struct {
 	usage    Usage
 	complete bool
 	count    lineCount
-	torn     []byte // the line that has not ended yet, or its last maxScannedLine bytes
+	told     lineCount // as it was when usage was told last
+	torn     []byte    // the line that has not ended yet, or its last maxScannedLine bytes
+	lost     int       // how much there was of it before those
 }
 
 // feed takes bytes that were relayed.
@@ -118,7 +125,7 @@ func (s *usageScan) feed(p []byte) {
 			line = s.torn
 		}
 		s.line(line)
-		s.torn, p = s.torn[:0], rest
+		s.torn, s.lost, p = s.torn[:0], 0, rest
 	}
 }
 
@@ -131,11 +138,12 @@ func (s *usageScan) end() (complete bool) {
 
 // keep adds to the torn line, forgetting its start where it grows too long.
 func (s *usageScan) keep(p []byte) {
-	if len(p) > maxScannedLine {
-		p = p[len(p)-maxScannedLine:]
+	if over := len(p) - maxScannedLine; over > 0 {
+		s.lost, p = s.lost+over, p[over:]
 	}
-	if over := len(s.torn) + len(p) - 2*maxScannedLine; over > 0 {
-		s.torn = append(s.torn[:0], s.torn[len(s.torn)-maxScannedLine:]...)
+	if over := len(s.torn) - maxScannedLine; over > 0 && len(s.torn)+len(p) > 2*maxScannedLine {
+		s.lost += over
+		s.torn = append(s.torn[:0], s.torn[over:]...)
 	}
 	s.torn = append(s.torn, p...)
 }
@@ -161,13 +169,16 @@ func (s *usageScan) line(line []byte) {
 	if !ok && len(line) < maxScannedLine {
 		return
 	}
-	s.count.add(len(data))
+	if !ok {
+		data = line
+	}
+	s.count.add(len(data) + s.lost)
 	s.complete = s.complete || bytes.Equal(data, markDone) || hasValue(line, markFinish)
 	if !hasValue(line, markUsage) {
 		return
 	}
-	if u, ok := lineUsage(data, line); ok {
-		s.usage = u
+	if u, ok := lineUsage(data, line); ok && (u.tells() || !s.usage.Reported) {
+		s.usage, s.told = u, s.count
 	}
 }
 

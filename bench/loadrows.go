@@ -49,6 +49,28 @@ func (l *lab) counts() (c counts, err error) {
 	return c, json.NewDecoder(res.Body).Decode(&c)
 }
 
+// leaks counts the goroutines of the targets that nothing can wake any more, where
+// the runtime can tell: GOEXPERIMENT=goroutineleakprofile go run . -load.
+func (l *lab) leaks(id string) []line {
+	total, told := 0, false
+	for _, p := range l.running {
+		client := http.Client{Timeout: 10 * time.Second}
+		res, err := client.Get(p.behind + "/debug/pprof/goroutineleak?debug=1") //nolint:noctx // loopback, and short
+		if err != nil {
+			continue
+		}
+		var n int
+		if _, err := fmt.Fscanf(res.Body, "goroutineleak profile: total %d", &n); err == nil {
+			total, told = total+n, true
+		}
+		_ = res.Body.Close()
+	}
+	if !told {
+		return nil
+	}
+	return []line{figure(id, "afterwards", "goroutines that nothing can wake", float64(total), 0, "K3")}
+}
+
 // crowd runs so many clients, 64 of them at a time before they say go, and
 // returns their errors joined.
 func crowd(n int, client func(ready func()) error) error {

@@ -93,6 +93,9 @@ func drive(ctx context.Context, s settings) error {
 			return fmt.Errorf("%s: %w", r.id, err)
 		}
 		rep.add(lines...)
+		if s.load {
+			rep.add(l.leaks(r.id)...)
+		}
 	}
 	return rep.write(s)
 }
