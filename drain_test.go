@@ -53,6 +53,9 @@ func TestF25dStreamIsReadOnWhenItsClientLeaves(t *testing.T) {
 			if out.Ending != proxy.EndingClientGone || !out.Usage.Reported || out.Usage.TotalTokens != 14 || out.Err == nil {
 				t.Errorf("outcome %+v", out)
 			}
+			if log := f.logs.String(); strings.Count(log, `msg="proxy call"`) != 1 || !strings.Contains(log, "ending=client_gone") {
+				t.Errorf("there is not one record of it:\n%s", log)
+			}
 		})
 	}
 }

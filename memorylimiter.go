@@ -23,7 +23,9 @@ import (
 // at most is estimated from its body: a token for four bytes of the prompt, and
 // max_completion_tokens (or 4,096 where it is not given, see Policy.MaxTokens)
 // for each of n answers, or 6,300 for each image. When the call is over, what the
-// upstream reported is booked instead; where it reported nothing, an estimate.
+// upstream reported is booked instead; where it reported nothing, an estimate of
+// what was seen. Streams report their usage when asked to: without WithStreamUsage
+// what a model thinks unseen costs a budget nothing.
 //
 // Its memory is bounded by MaxCallers. Past it the caller that has called least
 // recently is forgotten, but never one with a call under way: if there is no

@@ -29,6 +29,9 @@ func prCost(t *testing.T, path, body, answer string) (proxy.Money, proxy.Usage) 
 	f.up.Queue(proxytest.JSON(200, answer))
 	f.post(t, path, body)
 	out := book.only(t, f).out
+	if want := "cost=" + out.Cost.String(); !strings.Contains(f.logs.String(), want) {
+		t.Errorf("the record does not say %s:\n%s", want, f.logs)
+	}
 	return out.Cost, out.Usage
 }
 

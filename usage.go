@@ -14,9 +14,10 @@ import (
 // estimated nothing is known, or nothing was used.
 type Usage struct {
 	Reported bool // the upstream told it
-	// Estimated: the upstream worked and told nothing, as on a stream that was
-	// cut. A token is counted for four bytes of the prompt, and one for each event;
-	// for a plain answer that never came, all that the request allowed.
+	// Estimated: the upstream worked and told nothing, or not all, as on a stream
+	// that was cut. A token is counted for four bytes of the prompt, and for each
+	// event one and one more for four bytes beyond its frame; for a plain answer that
+	// never came, all that the request allowed.
 	Estimated bool
 
 	PromptTokens     int64 // input_tokens for images

@@ -49,6 +49,7 @@ export UPSTREAM_URL PROXY_URL
 status=0
 timeout -k 5 120 node compare.mjs || status=$?
 timeout -k 5 120 "$temp/sdks" || status=$?
+timeout -k 5 120 go -C go test ./... || status=$?
 if grep -q 'sk-e2e-server' "$temp/proxy.log"; then
 	echo "the server's key is in its log" >&2
 	status=1
