@@ -271,7 +271,7 @@ func TestF39RapidResetsCannotPassALimit(t *testing.T) {
 			}()
 			if req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.URL+chatPath, strings.NewReader(askHello)); err != nil {
 				t.Error(err)
-			} else if _, err := f.Client().Do(req); err == nil { //nolint:bodyclose // there is none
+			} else if _, err := f.Client().Do(req); err == nil {
 				t.Error("the first call was answered")
 			}
 			rapidResets(t, f, 1000)
