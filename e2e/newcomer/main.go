@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,9 +21,11 @@ import (
 )
 
 func main() {
+	tested := flag.Bool("tested", false, "leave the README's test command out: it was run already")
+	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	if err := walk(ctx, "."); err != nil {
+	if err := walk(ctx, ".", *tested); err != nil {
 		fmt.Fprintln(os.Stderr, "newcomer:", err)
 		os.Exit(1)
 	}
@@ -31,7 +34,7 @@ func main() {
 const module = "github.com/openai-proxy-go/proxy"
 
 // walk goes the path of the README in root.
-func walk(ctx context.Context, root string) error {
+func walk(ctx context.Context, root string, tested bool) error {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return err
@@ -40,7 +43,7 @@ func walk(ctx context.Context, root string) error {
 	if err != nil {
 		return err
 	}
-	w := &walker{ctx: ctx, root: root, blocks: blocks(string(text))}
+	w := &walker{ctx: ctx, root: root, tested: tested, blocks: blocks(string(text))}
 	if w.dir, err = os.MkdirTemp("", "newcomer"); err != nil {
 		return err
 	}
@@ -51,6 +54,7 @@ func walk(ctx context.Context, root string) error {
 type walker struct {
 	ctx    context.Context //nolint:containedctx // of the whole walk
 	root   string          // of the repository
+	tested bool            // its tests were run already
 	dir    string          // temporary
 	blocks []block
 }
@@ -72,6 +76,8 @@ func (w *walker) console() error {
 				dir = clone
 				continue
 			case strings.HasPrefix(c.line, "OPENAI_API_KEY="): // needs an account
+				continue
+			case w.tested && strings.HasPrefix(c.line, "go test"):
 				continue
 			case strings.HasSuffix(c.line, " -demo"):
 				stop, err := w.start(dir, "http://127.0.0.1:8787/healthz", "sh", "-c", "exec "+c.line)
