@@ -221,7 +221,7 @@ func (p *process) startPeer(ctx context.Context, r peer, upstream, dir string, e
 // installed returns the path of the peer's program.
 func (r peer) installed(ctx context.Context, fill func(string) string) (string, error) {
 	if len(r.install) == 0 {
-		for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} { // not everybody's PATH has them
+		for _, dir := range []string{"/usr/sbin", "/sbin"} { // not everybody's PATH has them
 			if path, err := exec.LookPath(filepath.Join(dir, r.program)); err == nil {
 				return path, nil
 			}
