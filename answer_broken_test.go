@@ -55,7 +55,7 @@ func TestF15AnswerMustBeLabelledAndShapedAsJSON(t *testing.T) {
 		res, body := anAsk(t, f, proxytest.JSON(200, `{"a":1}`).WithHeader("Content-Type", contentType))
 		anWant(t, res, body, 502, anBadResponse())
 	}
-	raw := proxytest.Raw("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n" + `{"a":1}`)
+	raw := proxytest.Raw("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\n" + `{"a":1}`)
 	res, body := anAsk(t, f, raw)
 	anWant(t, res, body, 502, anBadResponse())
 	for _, text := range []string{

@@ -44,7 +44,7 @@ func faults(contentType, text string) map[string]proxytest.Answer {
 		"500 without an end":     begin(proxytest.Silence()).WithStatus(http.StatusInternalServerError),
 		"401 without an end":     begin(proxytest.Silence()).WithStatus(http.StatusUnauthorized),
 		"a 503 that is cut":      begin(proxytest.Cut()).WithStatus(http.StatusServiceUnavailable),
-		"trailers":               proxytest.Raw(head + "Trailer: X\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(text) + "0\r\nX: y\r\n\r\n"),
+		"trailers":               proxytest.Raw(head + "Connection: close\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(text) + "0\r\nX: y\r\n\r\n"),
 		"an answer that is fine": begin(),
 	}
 }
