@@ -127,8 +127,10 @@ func FuzzWire(f *testing.F) {
 				mu.Lock()
 				defer mu.Unlock()
 				calls = append(calls, r.Method+" "+r.URL.String())
-				return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
-					Body: io.NopCloser(strings.NewReader(`{"ok":true}`)), Request: r}, nil
+				return &http.Response{
+					StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}},
+					Body: io.NopCloser(strings.NewReader(`{"ok":true}`)), Request: r,
+				}, nil
 			})))
 		if err != nil {
 			t.Fatal(err)

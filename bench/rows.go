@@ -129,8 +129,10 @@ func largeRequest(_ context.Context, l *lab, s settings) ([]line, error) {
 	if err != nil {
 		return nil, err
 	}
-	memory := line{id: "P3", work: "1 MiB JSON", figure: "bytes allocated per byte of body", goal: 1.2,
-		values: []float64{m.allocated / float64(len(c.body))}, note: "no less than what is held at once"}
+	memory := line{
+		id: "P3", work: "1 MiB JSON", figure: "bytes allocated per byte of body", goal: 1.2,
+		values: []float64{m.allocated / float64(len(c.body))}, note: "no less than what is held at once",
+	}
 	return []line{cpu, memory}, nil
 }
 

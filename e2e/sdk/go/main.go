@@ -127,8 +127,12 @@ func official() []testCase {
 		return outcome{"images": len(answer.Data)}
 	}
 	cases := []testCase{
-		{"openai-go: chat", chat("hello")}, {"openai-go: stream", stream("hello")}, {"openai-go: long stream", stream("long")},
-		{"openai-go: stream that is cut", stream("cut")}, {"openai-go: image", image}, {"openai-go: edit", edit},
+		{"openai-go: chat", chat("hello")},
+		{"openai-go: stream", stream("hello")},
+		{"openai-go: long stream", stream("long")},
+		{"openai-go: stream that is cut", stream("cut")},
+		{"openai-go: image", image},
+		{"openai-go: edit", edit},
 	}
 	for _, status := range []string{"400", "401", "404", "422", "429", "500", "503"} {
 		cases = append(cases, testCase{"openai-go: " + status, chat("fail " + status)}, testCase{"openai-go: stream, " + status, stream("fail " + status)})
@@ -194,8 +198,11 @@ func community() []testCase {
 		return outcome{"url": answer.Data[0].URL, "revised": answer.Data[0].RevisedPrompt}
 	}
 	cases := []testCase{
-		{"go-openai: chat", chat("hello")}, {"go-openai: stream", stream("hello")}, {"go-openai: long stream", stream("long")},
-		{"go-openai: stream that is cut", stream("cut")}, {"go-openai: image", image},
+		{"go-openai: chat", chat("hello")},
+		{"go-openai: stream", stream("hello")},
+		{"go-openai: long stream", stream("long")},
+		{"go-openai: stream that is cut", stream("cut")},
+		{"go-openai: image", image},
 	}
 	for _, status := range []string{"400", "401", "404", "422", "429", "500", "503"} {
 		cases = append(cases, testCase{"go-openai: " + status, chat("fail " + status)}, testCase{"go-openai: stream, " + status, stream("fail " + status)})
