@@ -207,15 +207,20 @@ func TestShutdownEndsADrain(t *testing.T) {
 // others are.
 func TestSubscriptionIsReadOnWhenItsClientLeaves(t *testing.T) {
 	t.Parallel()
-	book, more := newDoneBook(), make(chan struct{})
-	f := start(t, draining(book, proxy.Limits{DrainTime: time.Minute})...)
-	f.up.Queue(proxytest.Stream(proxytest.Text(rcChunk), proxytest.Gate(more), proxytest.Text(strings.Repeat(rcChunk, 100)),
-		proxytest.Text(rcEnd)))
-	leaveAfter(t, f, "/graphql", gqlRequest(gqlSubscription, gqlChat("model", "m")), ":\n\nevent: next",
-		"Content-Type", "application/json", "Accept", "text/event-stream")
-	close(more)
-	out := book.only(t, f).out
-	if out.Ending != proxy.EndingClientGone || !out.Usage.Reported || out.Usage.TotalTokens != 14 {
-		t.Errorf("outcome %+v", out)
+	for _, w := range clientWires() {
+		inBubble(t, w, func(t *testing.T, w wire) {
+			book, more := newDoneBook(), make(chan struct{})
+			f := w.start(t, nil, draining(book, proxy.Limits{DrainTime: time.Minute})...)
+			f.up.Queue(proxytest.Stream(proxytest.Text(rcChunk), proxytest.Gate(more), proxytest.Text(strings.Repeat(rcChunk, 100)),
+				proxytest.Text(rcEnd)))
+			leaveAfter(t, f, "/graphql", gqlRequest(gqlSubscription, gqlChat("model", "m")), ":\n\nevent: next",
+				"Content-Type", "application/json", "Accept", "text/event-stream")
+			synctest.Wait() // until it is known that the client has left
+			close(more)
+			out := book.only(t, f).out
+			if out.Ending != proxy.EndingClientGone || !out.Usage.Reported || out.Usage.TotalTokens != 14 {
+				t.Errorf("outcome %+v", out)
+			}
+		})
 	}
 }
