@@ -35,8 +35,8 @@ type Limits struct {
 	// code stream_limit. No limit by default.
 	StreamMax time.Duration
 	// WriteStall is how long a client may take no byte of its answer; past it
-	// the connection is cut and the upstream cancelled. Default 30 s. Each
-	// write renews it, in place of the host's http.Server.WriteTimeout.
+	// the connection is cut and the upstream cancelled. Default 30 s. Writes
+	// renew it, to within a hundredth, in place of the host's http.Server.WriteTimeout.
 	WriteStall time.Duration
 	// KeyTime is the deadline of what the host is asked for a request: its key
 	// (KeySource), its caller (WithCaller), room for it (Limiter). Past it the
