@@ -38,13 +38,8 @@ func (x *exchange) readBody(buf []byte) ([]byte, error) {
 	if r.ContentLength > limits.RequestBytes {
 		return nil, errTooLarge()
 	}
-	src := &timedBody{
-		body:     http.MaxBytesReader(x.w, r.Body, limits.RequestBytes),
-		rc:       x.rc,
-		idle:     limits.BodyIdle,
-		deadline: deadline(time.Now(), limits.BodyTime),
-	}
-	body, err := readGrowing(src, r.ContentLength, buf)
+	x.body = timedBody{body: r.Body, x: x, deadline: deadline(time.Now(), limits.BodyTime)}
+	body, err := readGrowing(&x.body, r.ContentLength, limits.RequestBytes, buf)
 	if err != nil {
 		return nil, bodyError(r, err)
 	}
@@ -76,9 +71,9 @@ func errTooLarge() *Error {
 
 // bodyError tells the ways apart in which reading a body fails.
 func bodyError(r *http.Request, err error) *Error {
-	var tooLarge *http.MaxBytesError
+	var tooLarge *http.MaxBytesError // a limit of the host
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.Is(err, errTooMuch), errors.As(err, &tooLarge):
 		return errTooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &Error{
@@ -96,30 +91,32 @@ func bodyError(r *http.Request, err error) *Error {
 // timedBody renews the connection's read deadline before each read.
 type timedBody struct {
 	body     io.Reader
-	rc       *http.ResponseController
-	idle     time.Duration
+	x        *exchange
 	deadline time.Time // for the whole body; zero: none
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
-	next := deadline(time.Now(), b.idle)
+	next := deadline(time.Now(), b.x.h.cfg.limits.BodyIdle)
 	if next.IsZero() || !b.deadline.IsZero() && b.deadline.Before(next) {
 		next = b.deadline
 	}
-	_ = b.rc.SetReadDeadline(next) // a writer without deadlines has no limit here
+	_ = b.x.rc.SetReadDeadline(next) // a writer without deadlines has no limit here
 	n, err := b.body.Read(p)
 	if err == io.EOF {
 		// The deadline would otherwise end the watch for a leaving client.
-		_ = b.rc.SetReadDeadline(time.Time{})
+		_ = b.x.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
-// readGrowing reads src to its end. With a known length the buffer grows by a
-// factor of 32 at most in one step, so that little is copied and a liar has to
-// send a part of what he makes us allocate. buf, which may be nil, is used as far
-// as it reaches.
-func readGrowing(src io.Reader, length int64, buf []byte) ([]byte, error) {
+// errTooMuch is the cause when a body is longer than its limit.
+var errTooMuch = errors.New("more bytes than are allowed")
+
+// readGrowing reads src to its end, or until it has seen more than limit. With a
+// known length the buffer grows by a factor of 32 at most in one step, so that
+// little is copied and a liar has to send a part of what he makes us allocate. buf,
+// which may be nil, is used as far as it reaches.
+func readGrowing(src io.Reader, length, limit int64, buf []byte) ([]byte, error) {
 	size := int64(firstRead)
 	if length >= 0 {
 		size = min(size, length+1) // one more, so that the end is seen
@@ -130,6 +127,9 @@ func readGrowing(src io.Reader, length int64, buf []byte) ([]byte, error) {
 	for {
 		n, err := src.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > limit {
+			return nil, errTooMuch
+		}
 		if err == io.EOF {
 			return buf, nil
 		}

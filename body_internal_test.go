@@ -34,7 +34,7 @@ func TestS10MemoryFollowsTheBytesThatArrive(t *testing.T) {
 					t.Fatalf("%d bytes announced, %d arrived: memory for %d, want %d at most", announced, given, offered, most)
 				}
 			}}
-			if _, err := readGrowing(src, announced, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
+			if _, err := readGrowing(src, announced, forever, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Errorf("%d of %d bytes: %v", sent, announced, err)
 			}
 		}

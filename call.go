@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"time"
@@ -11,18 +10,19 @@ import (
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
 
-// call is one upstream call from admission to Done.
+// call is one upstream call, from what is asked to Done. What it needs on its way
+// lies in it, so that it is allocated in one piece.
 type call struct {
 	h          *Handler
 	x          *exchange // the HTTP request that caused it
 	info       Call
+	payload    payload         // what is sent
 	ctx        context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
 	cancel     context.CancelCauseFunc
 	start      time.Time
 	key        string
 	admitted   bool
 	hideUsage  bool                          // we asked for usage, the client did not
-	payload    *payload                      // what is sent
 	settleWith func(context.Context, Amount) // of the limiter, until it is called
 	worked     bool                          // the upstream may have done what is paid for
 	broken     bool                          // it was reached, and broke off without an answer
@@ -30,7 +30,8 @@ type call struct {
 	scan       *usageScan                    // of its stream
 	upstreamID string                        // the upstream's X-Request-Id
 	silence    silence                       // of the upstream
-	body       io.Closer                     // the answer, once there is one
+	body       watchedBody                   // of the answer, once there is one
+	reply      reply
 	unwatch    func() bool
 	drain      *drain // nil: a client that leaves ends the call
 	out        Outcome
@@ -49,11 +50,11 @@ var (
 // do makes one upstream call: the only way to the API, for every route and for
 // every GraphQL field. Either it returns a reply, whose close ends the call, or
 // it has ended the call itself.
-func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) {
-	c, err := h.begin(x, info)
-	if err != nil {
+func (c *call) do() (_ *reply, err error) {
+	if err := c.begin(); err != nil {
 		return nil, err
 	}
+	p := &c.payload
 	handedOver := false
 	defer func() {
 		if handedOver {
@@ -65,11 +66,11 @@ func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) 
 		c.failed(err)
 		c.end()
 	}()
-	if err = x.judge(info, p); err != nil {
+	if err = c.x.judge(&c.info, p); err != nil {
 		return nil, err
 	}
 	p.render()
-	if err = h.cfg.hooks.admit(c.ctx, c.info); err != nil {
+	if err = c.h.cfg.hooks.admit(c.ctx, c.info); err != nil {
 		return nil, c.hookFailed(err)
 	}
 	c.admitted = true
@@ -79,7 +80,6 @@ func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) 
 	if c.info.Stream && p.cannotStream {
 		return nil, errCannotStream()
 	}
-	c.payload = p
 	rep, err := c.try(p)
 	if err != nil {
 		return nil, err
@@ -88,20 +88,20 @@ func (h *Handler) do(x *exchange, info *Call, p *payload) (_ *reply, err error) 
 	return rep, nil
 }
 
-// begin registers a call, unless the handler is shutting down.
-func (h *Handler) begin(x *exchange, info *Call) (*call, error) {
-	c := &call{h: h, x: x, info: *info, start: time.Now()}
+// begin registers the call, unless the handler is shutting down.
+func (c *call) begin() error {
+	c.start = time.Now()
 	c.silence.call = c
-	if h.cfg.limits.DrainTime > 0 {
-		c.startDrainable(x.r.Context())
+	if request := c.x.r.Context(); c.h.cfg.limits.DrainTime > 0 {
+		c.startDrainable(request)
 	} else {
-		c.ctx, c.cancel = context.WithCancelCause(x.r.Context())
+		c.ctx, c.cancel = context.WithCancelCause(request)
 	}
-	if !h.live.add(c) {
+	if !c.h.live.add(c) {
 		c.cancel(errShutdown)
-		return nil, errShuttingDown()
+		return errShuttingDown()
 	}
-	return c, nil
+	return nil
 }
 
 // attempt makes one request to the upstream, if there is room and a key for it.
@@ -142,10 +142,10 @@ func (c *call) release() {
 	if c.unwatch != nil {
 		c.unwatch()
 	}
-	if c.body != nil {
+	if c.body.ReadCloser != nil {
 		_ = c.body.Close() // of a body that was read, or given up
 	}
-	c.unwatch, c.body = nil, nil
+	c.unwatch, c.body.ReadCloser = nil, nil
 }
 
 // failed notes an ending without an answer.
@@ -220,17 +220,10 @@ func (c *call) findKey() (string, error) {
 	if c.h.upstream.authHeader == "" {
 		return "", nil
 	}
-	ctx, r := newHostContext(c.ctx, c.h.cfg.limits.KeyTime), c.x.r
-	defer ctx.close()
-	if !c.h.instantKey {
-		r = r.WithContext(ctx)
-	}
-	key, err := c.h.cfg.keys.Key(r)
+	key, err := c.askKey()
 	switch {
 	case c.ctx.Err() != nil:
 		return "", c.fault(c.ctx.Err())
-	case err == nil && ctx.Err() != nil:
-		err = ctx.Err()
 	case err == nil && key == "":
 		return "", &Error{
 			Status: http.StatusInternalServerError, Code: CodeMissingAPIKey,
@@ -249,6 +242,19 @@ func (c *call) findKey() (string, error) {
 		Status: http.StatusServiceUnavailable, Code: CodeKeyUnavailable,
 		Message: "The API key is not available at the moment.", Err: harmless(err, key),
 	}
+}
+
+func (c *call) askKey() (string, error) {
+	if c.h.instantKey {
+		return c.h.cfg.keys.Key(c.x.r)
+	}
+	ctx := newHostContext(c.ctx, c.h.cfg.limits.KeyTime)
+	defer ctx.close()
+	key, err := c.h.cfg.keys.Key(c.x.r.WithContext(ctx))
+	if err == nil {
+		err = ctx.Err()
+	}
+	return key, err
 }
 
 // send makes the request and judges the head of its answer.
@@ -272,14 +278,18 @@ func (c *call) send(p *payload) (*reply, error) {
 		res.Body = http.NoBody
 	}
 	c.silence.answered(c.h.cfg.limits.StreamIdle)
-	c.body, c.upstreamID = res.Body, res.Header.Get("X-Request-Id")
+	c.body, c.upstreamID = watchedBody{res.Body, &c.silence}, res.Header.Get("X-Request-Id")
 	if c.h.cfg.transport != nil {
 		// A transport of the host may know of no context once it has answered.
 		c.unwatch = context.AfterFunc(c.ctx, func() { _ = res.Body.Close() })
 	}
-	body, known := decoded(res, &watchedBody{silence: &c.silence, body: res.Body}, c.h.cfg.limits.ResponseBytes)
+	body, known := decoded(res, &c.body, c.h.cfg.limits.ResponseBytes)
 	media := mediaType(res.Header.Get("Content-Type"))
-	rep := &reply{call: c, status: res.StatusCode, header: res.Header, body: body, stream: media == "text/event-stream"}
+	c.reply = reply{
+		call: c, status: res.StatusCode, header: res.Header, body: body, length: lengthOf(res.Header),
+		stream: media == "text/event-stream",
+	}
+	rep := &c.reply
 	c.drain.from(rep)
 	c.h.tellKey(c.key, res)
 	switch status := res.StatusCode; {

@@ -68,17 +68,17 @@ func (x *exchange) readObject() (jsonobj.Object, error) {
 // sendJSON checks a request, adds what it lacks, and forwards it. Only requests
 // on the worker's routes, and GraphQL's, get more than a model.
 func (x *exchange) sendJSON(route Route, o jsonobj.Object, worker bool) error {
-	c, p, err := x.prepare(route, o, worker)
+	c, err := x.prepare(route, o, worker)
 	if err != nil {
 		return err
 	}
-	return x.forward(c, p)
+	return x.forward(c)
 }
 
 // prepare makes a call of a request's body.
-func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (*Call, *payload, error) {
+func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (*call, error) {
 	if err := checkFields(route, o); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var add []jsonobj.Field
 	model, _ := o.String("model")
@@ -90,7 +90,7 @@ func (x *exchange) prepare(route Route, o jsonobj.Object, worker bool) (*Call, *
 		add = append(add, x.h.defaults.missing(route, model, o)...)
 	}
 	stream, _ := o.Get("stream")
-	return x.newCall(route, model, isTrue(stream)), &payload{object: o, added: add}, nil
+	return x.newCall(route, model, isTrue(stream), payload{object: o, added: add}), nil
 }
 
 // checkFields checks what a route cannot do without; everything else is the
@@ -119,22 +119,26 @@ func (h *Handler) defaultModel(route Route) string {
 	return h.cfg.imageModel
 }
 
-// newCall describes the call that the request asks for.
-func (x *exchange) newCall(route Route, model string, stream bool) *Call {
-	return &Call{
+// newCall makes the call that the request asks for.
+func (x *exchange) newCall(route Route, model string, stream bool, p payload) *call {
+	c := &call{h: x.h, x: x, payload: p, info: Call{
 		Route: route, Method: x.r.Method, Path: x.r.URL.Path,
-		Model: model, Stream: stream, Caller: x.caller.ID, Address: x.h.cfg.address(x.r),
+		Model: model, Stream: stream, Caller: x.caller.ID,
 		RequestID: x.id, Header: x.r.Header,
+	}}
+	if x.h.cfg.showsCalls() {
+		c.info.Address = x.h.cfg.address(x.r)
 	}
+	return c
 }
 
 // forward makes the call and hands its answer to the client.
-func (x *exchange) forward(c *Call, p *payload) error {
-	p.cannotStream = !canFlush(x.w)
-	if c.Stream && p.cannotStream {
+func (x *exchange) forward(c *call) error {
+	c.payload.cannotStream = !canFlush(x.w)
+	if c.info.Stream && c.payload.cannotStream {
 		return errCannotStream() // before a hook counts the call
 	}
-	rep, err := x.h.do(x, c, p)
+	rep, err := c.do()
 	if err != nil {
 		return err
 	}

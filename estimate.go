@@ -142,7 +142,7 @@ func (c *call) account() {
 		*u = c.estimated()
 	}
 	if (u.Reported || u.Estimated) && c.info.Route != RouteChat {
-		u.Images = max(1, numberIn(c.payload, "n", 1))
+		u.Images = max(1, numberIn(&c.payload, "n", 1))
 	}
 	c.out.Cost = c.h.cfg.prices.cost(c.info.Model, c.charged())
 }
@@ -178,7 +178,7 @@ func (c *call) charged() Usage {
 // estimated is the usage of a call that the upstream worked on without saying
 // how much.
 func (c *call) estimated() Usage {
-	u := c.worst(c.payload)
+	u := c.worst(&c.payload)
 	u.Estimated = true
 	switch {
 	case c.broken: // before there was an answer

@@ -145,11 +145,11 @@ func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, e
 	if err != nil {
 		return nil, err
 	}
-	c, p, err := x.prepare(route, o, true)
+	c, err := x.prepare(route, o, true)
 	if err != nil {
 		return nil, err
 	}
-	return g.h.do(x, c, p)
+	return c.do()
 }
 
 // ask makes a call and has its whole answer read.

@@ -143,6 +143,11 @@ func (hk *Hooks) admit(ctx context.Context, c Call) error {
 // judge reports whether a hook judges requests by what is in them.
 func (hk *Hooks) judge() bool { return hk.Admit != nil || hk.Rewrite != nil }
 
+// showsCalls reports whether the host is shown what calls there are.
+func (c *config) showsCalls() bool {
+	return c.hooks.judge() || c.hooks.Done != nil || c.limiter != nil
+}
+
 // accounts reports whether anybody wants to know what calls use.
 func (c *config) accounts() bool {
 	return c.hooks.Done != nil || c.limiter != nil || len(c.prices) > 0 || c.streamUsage

@@ -64,7 +64,8 @@ func (x *exchange) editForm(contentType string) error {
 	if err != nil {
 		return err
 	}
-	c, p := x.newCall(RouteImageEdits, "", false), &payload{body: body, contentType: contentType}
+	c := x.newCall(RouteImageEdits, "", false, payload{body: body, contentType: contentType})
+	p := &c.payload
 	if x.judged() || x.h.cfg.accounts() { // nobody else wants to know
 		if strings.Contains(contentType, "*") { // RFC 2231: not every reader knows it
 			return badForm(errors.New("the boundary can be read in two ways"))
@@ -72,9 +73,9 @@ func (x *exchange) editForm(contentType string) error {
 		if p.form, err = readForm(body, params["boundary"], x.guarded()); err != nil {
 			return err
 		}
-		c.Model, c.Stream = p.form["model"], p.form["stream"] == "true"
+		c.info.Model, c.info.Stream = p.form["model"], p.form["stream"] == "true"
 	}
-	return x.forward(c, p)
+	return x.forward(c)
 }
 
 // readForm returns the values of the guarded keys in a form, but for texts.
@@ -139,7 +140,7 @@ func formValue(part *multipart.Part) (string, error) {
 	default:
 		return "", badForm(errors.New("a value is encoded"))
 	}
-	value, err := readGrowing(io.LimitReader(part, maxFormValue+1), maxFormValue+1, nil)
+	value, err := readGrowing(io.LimitReader(part, maxFormValue+1), maxFormValue+1, forever, nil)
 	if err == nil && len(value) > maxFormValue {
 		err = errors.New("a value is too long")
 	}

@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 )
@@ -176,8 +175,9 @@ type exchange struct {
 	h       *Handler
 	w       http.ResponseWriter
 	header  headerValues // of the answer
-	rc      *http.ResponseController
+	rc      http.ResponseController
 	r       *http.Request
+	body    timedBody
 	id      string
 	shape   ErrorShape
 	caller  Caller
@@ -191,7 +191,7 @@ type exchange struct {
 
 // serve is the frame around every route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
-	x := &exchange{h: h, w: w, rc: http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
+	x := &exchange{h: h, w: w, rc: *http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
 	x.header.Header = w.Header()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
@@ -265,7 +265,12 @@ func (ep endpoint) takes(method string) bool {
 	if method == http.MethodHead {
 		method = http.MethodGet // RFC 9110, section 9.3.2
 	}
-	return method != "" && slices.Contains(strings.Split(ep.methods(), ", "), method)
+	for allowed := range strings.SplitSeq(ep.methods(), ", ") {
+		if method == allowed {
+			return true
+		}
+	}
+	return false
 }
 
 func (x *exchange) wrongMethod(allow string) *Error {
@@ -291,10 +296,13 @@ func requestID(r *http.Request) string {
 		return id
 	}
 	const alphabet = "abcdefghijklmnopqrstuvwxyz234567"
-	id := [30]byte{'r', 'e', 'q', '_'}
-	_, _ = rand.Read(id[4:]) // never fails
-	for i := 4; i < len(id); i++ {
-		id[i] = alphabet[id[i]%32]
+	id := [28]byte{'r', 'e', 'q', '_'}
+	for i := 4; i < len(id); i += 12 {
+		bits := rand.Uint64() //nolint:gosec // nobody is kept from guessing it
+		for j := range id[i : i+12] {
+			id[i+j] = alphabet[bits%32]
+			bits /= 32
+		}
 	}
 	return string(id[:])
 }

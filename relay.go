@@ -16,6 +16,7 @@ type reply struct {
 	status int
 	header http.Header
 	body   io.Reader
+	length int64 // of the body; -1: the upstream does not say
 	stream bool
 }
 
@@ -29,10 +30,7 @@ func (rep *reply) refusal(readable bool) *Error {
 	c := rep.call
 	var body []byte
 	if readable {
-		text, err := readGrowing(io.LimitReader(rep.body, maxErrorBytes+1), -1, nil)
-		if err == nil && len(text) <= maxErrorBytes {
-			body = text
-		}
+		body, _ = readGrowing(rep.body, -1, maxErrorBytes, nil) // what cannot be read is not quoted
 	}
 	if err := c.ctx.Err(); err != nil {
 		return c.fault(err)
@@ -54,14 +52,10 @@ func (rep *reply) refusal(readable bool) *Error {
 // than all the rest. buf, which may be nil, is used as far as it reaches.
 func (rep *reply) whole(buf []byte) ([]byte, error) {
 	limit := rep.call.h.cfg.limits.ResponseBytes
-	length, known := rep.length()
-	if length > limit {
+	if rep.length > limit {
 		return nil, errBadResponse(errTooMuch)
 	}
-	if limit < forever {
-		limit++ // one more, so that too much is seen
-	}
-	body, err := readGrowing(io.LimitReader(rep.body, limit), length, buf)
+	body, err := readGrowing(rep.body, rep.length, limit, buf)
 	if err != nil {
 		e := rep.call.fault(err)
 		if e.Code == CodeUpstreamUnreachable { // it was reached, and broke off
@@ -69,10 +63,7 @@ func (rep *reply) whole(buf []byte) ([]byte, error) {
 		}
 		return nil, e
 	}
-	if int64(len(body)) == limit {
-		return nil, errBadResponse(errTooMuch)
-	}
-	if known && int64(len(body)) != length {
+	if rep.length >= 0 && int64(len(body)) != rep.length {
 		return nil, errBadResponse(io.ErrUnexpectedEOF) // a transport of the host may not have looked
 	}
 	rep.call.answer = int64(len(body))
@@ -82,13 +73,13 @@ func (rep *reply) whole(buf []byte) ([]byte, error) {
 	return body, nil
 }
 
-// length is what the upstream says of its body, -1 if it does not.
-func (rep *reply) length() (n int64, known bool) {
-	n, err := strconv.ParseInt(rep.header.Get("Content-Length"), 10, 64)
-	if err != nil || n < 0 || rep.header.Get("Content-Encoding") != "" {
-		return -1, false
+// lengthOf is what an upstream says of its body's length, -1 if it says nothing.
+func lengthOf(header http.Header) int64 {
+	n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
+	if err != nil || n < 0 || header.Get("Content-Encoding") != "" {
+		return -1
 	}
-	return n, true
+	return n
 }
 
 // looksLikeJSON reports whether the first and the last byte that are not white
@@ -110,7 +101,7 @@ const writePiece = 256 << 10
 func (x *exchange) relay(rep *reply) error {
 	c := rep.call
 	var buf []byte
-	if length, known := rep.length(); !known || length >= firstRead {
+	if rep.length < 0 || rep.length >= firstRead {
 		lent := c.h.buffers.get()
 		buf = *lent
 		defer func() { c.h.buffers.put(lent, buf) }()

@@ -78,15 +78,15 @@ func (s *silence) fire() {
 	s.timer.Reset(left)
 }
 
-// watchedBody reads an upstream's body under the watch of a silence.
+// watchedBody is an upstream's body under the watch of a silence.
 type watchedBody struct {
+	io.ReadCloser
 	silence *silence
-	body    io.Reader
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.silence.wait()
-	n, err := b.body.Read(p)
+	n, err := b.ReadCloser.Read(p)
 	b.silence.since.Store(notWaiting)
 	return n, err
 }

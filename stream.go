@@ -33,8 +33,10 @@ func (x *exchange) stream(rep *reply) {
 	x.writeHeader(rep.status)
 	x.events = out
 	defer out.close()
-	limit := time.AfterFunc(c.h.cfg.limits.StreamMax, func() { c.cancel(errStreamMax) })
-	defer limit.Stop()
+	if most := c.h.cfg.limits.StreamMax; most != forever {
+		limit := time.AfterFunc(most, func() { c.cancel(errStreamMax) })
+		defer limit.Stop()
+	}
 	if err := out.start(); err != nil {
 		x.broken = true
 		c.streamEnded(ErrClientGone, EndingClientGone)
@@ -140,7 +142,7 @@ func (c *call) streamFault(err error) *Error {
 // heartbeats take their turn under the same lock.
 type streamWriter struct {
 	w     http.ResponseWriter
-	rc    *http.ResponseController
+	rc    http.ResponseController
 	stall time.Duration
 	http2 bool
 
@@ -307,7 +309,7 @@ func (x *exchange) cut() { cutConnection(x.w, x.rc) }
 // past, one more write fails, and the server resets the stream (HTTP/2) or
 // closes the connection (HTTP/1.1). A panic with http.ErrAbortHandler would do
 // the same, unless a middleware of the host recovers it.
-func cutConnection(w http.ResponseWriter, rc *http.ResponseController) {
+func cutConnection(w http.ResponseWriter, rc http.ResponseController) {
 	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
 		return // nothing more can be done from here
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -22,7 +21,7 @@ import (
 
 // upstream knows where the API is and how to reach it.
 type upstream struct {
-	urls       map[Route]*url.URL
+	requests   map[Route]*http.Request // as all of a route begin
 	transport  http.RoundTripper
 	authHeader string // canonical; "": no key is sent
 }
@@ -36,10 +35,10 @@ func newUpstream(cfg *config) (*upstream, error) {
 		root.Path = "/" // or JoinPath makes a relative path of it
 	}
 	up := &upstream{
-		urls: map[Route]*url.URL{
-			RouteChat:       root.JoinPath("chat/completions"),
-			RouteImages:     root.JoinPath("images/generations"),
-			RouteImageEdits: root.JoinPath("images/edits"),
+		requests: map[Route]*http.Request{
+			RouteChat:       newRequest(root.JoinPath("chat/completions")),
+			RouteImages:     newRequest(root.JoinPath("images/generations")),
+			RouteImageEdits: newRequest(root.JoinPath("images/edits")),
 		},
 		transport:  cfg.transport,
 		authHeader: http.CanonicalHeaderKey(cfg.authHeader),
@@ -52,6 +51,10 @@ func newUpstream(cfg *config) (*upstream, error) {
 			slog.String("host", root.Host))
 	}
 	return up, nil
+}
+
+func newRequest(to *url.URL) *http.Request {
+	return &http.Request{Method: http.MethodPost, URL: to, Host: to.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
 func isLoopback(host string) bool {
@@ -116,16 +119,12 @@ func (c *call) request(p *payload) *http.Request {
 	default:
 		own.set(up.authHeader, c.key)
 	}
-	target := up.urls[c.info.Route]
-	req := &http.Request{
-		Method: http.MethodPost, URL: target, Host: target.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, ContentLength: int64(len(p.body)),
-		// With it the transport can repeat what it knows was never processed.
-		GetBody: func() (io.ReadCloser, error) { return c.openBody(p.body) },
-	}
+	req := up.requests[c.info.Route].WithContext(c.ctx)
+	req.Header, req.ContentLength = header, int64(len(p.body))
+	// With it the transport can repeat what it knows was never processed.
+	req.GetBody = func() (io.ReadCloser, error) { return c.openBody(p.body) }
 	req.Body, _ = req.GetBody() // fails only when the exchange is over
-	return req.WithContext(c.ctx)
+	return req
 }
 
 // openBody returns a reader of what is sent. net/http sends the headers of a
@@ -177,9 +176,6 @@ func copyHeader(dst *headerValues, src http.Header, key string) {
 		dst.Header[name] = fresh
 	}
 }
-
-// errTooMuch is the cause when a decoded body passes its limit.
-var errTooMuch = errors.New("the upstream's answer is too large")
 
 // decoded returns the body of an answer without the coding that the upstream
 // put on it unasked; ok is false for a coding that is not known.
