@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
@@ -16,7 +17,11 @@ type call struct {
 	h          *Handler
 	x          *exchange // the HTTP request that caused it
 	info       Call
-	payload    payload         // what is sent
+	payload    payload // what is sent
+	next, prev *call   // in liveCalls, as is live
+	live       bool
+	until      atomic.Int64    // how long it waits for the upstream
+	answered   atomic.Bool     // the headers are there
 	ctx        context.Context //nolint:containedctx // a call is a scope: its context lives exactly as long as it
 	cancel     context.CancelCauseFunc
 	start      time.Time
@@ -29,7 +34,6 @@ type call struct {
 	answer     int64                         // bytes of its whole answer
 	scan       *usageScan                    // of its stream
 	upstreamID string                        // the upstream's X-Request-Id
-	silence    silence                       // of the upstream
 	body       watchedBody                   // of the answer, once there is one
 	reply      reply
 	unwatch    func() bool
@@ -91,7 +95,6 @@ func (c *call) do() (_ *reply, err error) {
 // begin registers the call, unless the handler is shutting down.
 func (c *call) begin() error {
 	c.start = time.Now()
-	c.silence.call = c
 	if request := c.x.r.Context(); c.h.cfg.limits.DrainTime > 0 {
 		c.startDrainable(request)
 	} else {
@@ -138,7 +141,7 @@ func (c *call) end() {
 
 // release closes the answer.
 func (c *call) release() {
-	c.silence.end()
+	c.waitNoMore()
 	if c.unwatch != nil {
 		c.unwatch()
 	}
@@ -265,9 +268,11 @@ func (c *call) send(p *payload) (*reply, error) {
 	c.out.Attempts++
 	c.worked = true
 	c.drain.arm()
-	c.silence.begin(c.h.cfg.limits.HeaderTime)
+	c.answered.Store(false)
+	c.waitFor(c.h.cfg.limits.HeaderTime)
 	// RoundTrip, not a Client: redirects are not followed, cookies not kept.
 	res, err := c.h.upstream.transport.RoundTrip(c.request(p))
+	c.waitNoMore()
 	switch {
 	case err != nil:
 		c.worked, c.broken = !isDial(err), c.ctx.Err() == nil
@@ -277,8 +282,8 @@ func (c *call) send(p *payload) (*reply, error) {
 	case res.Body == nil:
 		res.Body = http.NoBody
 	}
-	c.silence.answered(c.h.cfg.limits.StreamIdle)
-	c.body, c.upstreamID = watchedBody{res.Body, &c.silence}, res.Header.Get("X-Request-Id")
+	c.answered.Store(true)
+	c.body, c.upstreamID = watchedBody{res.Body, c}, res.Header.Get("X-Request-Id")
 	if c.h.cfg.transport != nil {
 		// A transport of the host may know of no context once it has answered.
 		c.unwatch = context.AfterFunc(c.ctx, func() { _ = res.Body.Close() })

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 )
@@ -158,9 +157,9 @@ func (x *exchange) finish(rep *reply) {
 		rep.close()
 		return
 	}
-	_ = x.rc.SetWriteDeadline(time.Time{})
+	x.writing.rest()
 	rep.close()
-	x.renewWriteDeadline()
+	x.writing.renew()
 }
 
 func errCannotStream() *Error {

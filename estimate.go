@@ -43,6 +43,9 @@ func (c *call) worst(p *payload) Usage {
 // upstream refuses.
 func numberIn(p *payload, key string, standard int64) int64 {
 	raw := p.get(key)
+	if raw == nil {
+		return standard
+	}
 	if text, ok := jsonobj.Text(raw); ok {
 		raw = []byte(strings.TrimPrefix(strings.TrimSpace(text), "+"))
 	}

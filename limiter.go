@@ -53,17 +53,14 @@ func (c *call) reserve(p *payload) error {
 		return nil
 	}
 	most := c.h.cfg.amount(c.info.Model, c.worst(p))
-	ctx := newHostContext(c.ctx, c.h.cfg.limits.KeyTime)
-	defer ctx.close()
-	settle, err := limiter.Reserve(ctx, c.info, most)
-	if err == nil && settle == nil {
-		err = errors.New("the limiter returned neither a reservation nor an error")
+	var err error
+	if inMemory, ok := limiter.(*MemoryLimiter); ok { // which needs no deadline
+		c.settleWith, err = inMemory.Reserve(c.ctx, c.info, most)
+	} else {
+		err = c.askLimiter(most)
 	}
 	if err == nil {
-		c.settleWith = settle
-		if err = ctx.Err(); err == nil {
-			return nil
-		}
+		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		return e
@@ -74,6 +71,20 @@ func (c *call) reserve(p *payload) error {
 	return errUnavailable("The request could not be admitted at the moment.", err)
 }
 
+func (c *call) askLimiter(most Amount) error {
+	ctx := newHostContext(c.ctx, c.h.cfg.limits.KeyTime)
+	defer ctx.close()
+	settle, err := c.h.cfg.limiter.Reserve(ctx, c.info, most)
+	switch {
+	case err != nil:
+		return err
+	case settle == nil:
+		return errors.New("the limiter returned neither a reservation nor an error")
+	}
+	c.settleWith = settle
+	return ctx.Err()
+}
+
 // settle gives back what the last reservation did not take.
 func (c *call) settle(taken Amount) {
 	settle := c.settleWith
@@ -82,6 +93,10 @@ func (c *call) settle(taken Amount) {
 	}
 	c.settleWith = nil
 	defer c.recoverIn("Limiter")
+	if _, ok := c.h.cfg.limiter.(*MemoryLimiter); ok {
+		settle(context.Background(), taken)
+		return
+	}
 	ctx := newHostContext(context.WithoutCancel(c.ctx), c.h.cfg.limits.KeyTime)
 	defer ctx.close()
 	settle(ctx, taken)

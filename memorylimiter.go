@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -68,13 +67,9 @@ func keyOf(call Call) callerKey {
 	if id == "" {
 		kind, id = "address", call.Address
 	}
-	h := sha256.New()
-	var length [8]byte
-	binary.BigEndian.PutUint64(length[:], uint64(len(kind)))
-	h.Write(length[:])
-	h.Write([]byte(kind))
-	h.Write([]byte(id))
-	return callerKey(h.Sum(nil)[:16])
+	var room [64]byte
+	sum := sha256.Sum256(append(append(append(room[:0], kind...), 0), id...))
+	return callerKey(sum[:16])
 }
 
 func (m *MemoryLimiter) check(priced bool) error {

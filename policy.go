@@ -197,16 +197,17 @@ func (p *Policy) atMost(key string, most int64, in *payload) error {
 
 // wholeNumber reads a number that every reader takes for the same one.
 func wholeNumber(raw []byte) (int64, bool) {
+	var n int64
 	for _, c := range raw {
 		if !isDigit(c) {
 			return 0, false
 		}
+		n = 10*n + int64(c-'0')
 	}
 	if len(raw) > 18 {
-		return forever, len(raw) > 0
+		return forever, true
 	}
-	n, err := strconv.ParseInt(string(raw), 10, 64)
-	return n, err == nil
+	return n, len(raw) > 0
 }
 
 func refusedBy(key, message string) *Error {

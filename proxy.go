@@ -28,7 +28,8 @@ type Handler struct {
 	live     liveCalls
 	guarded  []string // keys that decide about a request
 	retries  retryBudget
-	buffers  buffers
+	buffers  buffers // for large bodies
+	small    buffers // for answers that are none
 
 	instantKey bool // the key source needs no deadline
 }
@@ -89,6 +90,7 @@ func NewHandler(opts ...Option) (*Handler, error) {
 
 		instantKey: isInstant(cfg.keys),
 	}
+	h.live.init()
 	if h.graphql, err = newGraphQL(h, cfg); err != nil {
 		return nil, &OptionError{"WithGraphQL", err}
 	}
@@ -178,6 +180,7 @@ type exchange struct {
 	rc      http.ResponseController
 	r       *http.Request
 	body    timedBody
+	writing writeDeadline
 	id      string
 	shape   ErrorShape
 	caller  Caller
@@ -193,6 +196,9 @@ type exchange struct {
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 	x := &exchange{h: h, w: w, rc: *http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
+	if h.cfg != nil {
+		x.writing = writeDeadline{rc: x.rc, limit: h.cfg.limits.WriteStall, http2: r.ProtoMajor >= 2, born: time.Now()}
+	}
 	x.header.Header = w.Header()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		// Until the body is read. net/http would wait for the rest of it before
@@ -243,11 +249,7 @@ func (x *exchange) run(ep endpoint) error {
 	case h.live.closing():
 		return errShuttingDown()
 	}
-	if r.ProtoMajor >= 2 {
-		// A WriteTimeout of the host ends an HTTP/2 stream while the upstream
-		// still thinks. Every write gets a deadline of its own.
-		_ = x.rc.SetWriteDeadline(time.Time{})
-	}
+	x.writing.rest() // a WriteTimeout of the host would end an HTTP/2 stream while the upstream still thinks
 	if err := x.identify(); err != nil {
 		return err
 	}
@@ -310,7 +312,7 @@ func requestID(r *http.Request) string {
 // writeHeader begins the answer. Until then a method may return an error.
 func (x *exchange) writeHeader(status int) {
 	x.started = true
-	x.renewWriteDeadline()
+	x.writing.renew()
 	x.w.WriteHeader(status)
 }
 

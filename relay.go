@@ -100,12 +100,13 @@ const writePiece = 256 << 10
 // that no truncated answer looks whole.
 func (x *exchange) relay(rep *reply) error {
 	c := rep.call
-	var buf []byte
-	if rep.length < 0 || rep.length >= firstRead {
-		lent := c.h.buffers.get()
-		buf = *lent
-		defer func() { c.h.buffers.put(lent, buf) }()
+	pool := &c.h.buffers
+	if rep.length >= 0 && rep.length < firstRead {
+		pool = &c.h.small
 	}
+	lent := pool.get()
+	buf := *lent
+	defer func() { pool.put(lent, buf) }()
 	body, err := rep.whole(buf)
 	if err != nil {
 		c.failed(err)
@@ -139,7 +140,7 @@ func (x *exchange) relay(rep *reply) error {
 func (x *exchange) writeBody(c *call, body []byte) error {
 	for len(body) > 0 {
 		piece := body[:min(len(body), writePiece)]
-		x.renewWriteDeadline()
+		x.writing.renew()
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {
@@ -148,15 +149,6 @@ func (x *exchange) writeBody(c *call, body []byte) error {
 		body = body[n:]
 	}
 	return nil
-}
-
-// renewWriteDeadline gives the next write its time, in place of the host's
-// WriteTimeout, which may be over when an answer comes late.
-func (x *exchange) renewWriteDeadline() {
-	if x.h.cfg == nil {
-		return // the answer is that nothing is configured, and comes at once
-	}
-	_ = x.rc.SetWriteDeadline(deadline(time.Now(), x.h.cfg.limits.WriteStall)) // not every writer has one
 }
 
 // wrote counts bytes that were handed to the client's connection.

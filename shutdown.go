@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -41,65 +40,5 @@ func errShuttingDown() *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, Code: CodeShuttingDown, RetryAfter: time.Second,
 		Message: "The server is shutting down.", Err: errShutdown,
-	}
-}
-
-// liveCalls are the calls under way. The zero value has none and is open.
-type liveCalls struct {
-	mu    sync.Mutex
-	calls map[*call]struct{}
-	empty chan struct{} // made by close; closed when no call is left
-}
-
-// add registers c, unless the handler is closing.
-func (l *liveCalls) add(c *call) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.empty != nil {
-		return false
-	}
-	if l.calls == nil {
-		l.calls = map[*call]struct{}{}
-	}
-	l.calls[c] = struct{}{}
-	return true
-}
-
-func (l *liveCalls) remove(c *call) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.calls[c]; !ok {
-		return
-	}
-	delete(l.calls, c)
-	if l.empty != nil && len(l.calls) == 0 {
-		close(l.empty)
-	}
-}
-
-// close admits no more calls; the channel is closed once none is left.
-func (l *liveCalls) close() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.empty == nil {
-		l.empty = make(chan struct{})
-		if len(l.calls) == 0 {
-			close(l.empty)
-		}
-	}
-	return l.empty
-}
-
-func (l *liveCalls) closing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.empty != nil
-}
-
-func (l *liveCalls) cancel(cause error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.calls {
-		c.cancel(cause)
 	}
 }

@@ -2,91 +2,46 @@ package proxy
 
 import (
 	"io"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// silence ends a call whose upstream sends nothing for too long: first no headers,
-// then no more of its body. A timer that is set for every read would cost more than
-// many a read does; this one looks, when it fires, how long the present read takes.
-type silence struct {
-	call  *call
-	since atomic.Int64 // when the present wait began, after the call did; notWaiting
+// A call whose upstream sends nothing for too long is ended: first no headers, then
+// no more of its body. It only notes until when it waits; liveCalls looks after
+// that. A timer for every call would cost more than many a call does, one for every
+// read more than many a read.
 
-	mu    sync.Mutex
-	timer *time.Timer // nil: never begun
-	limit time.Duration
-	cause error
-	over  bool
-}
-
-const notWaiting = -1
-
-// begin waits for the headers.
-func (s *silence) begin(limit time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = false
-	s.wait()
-	s.arm(limit, errHeaderTime)
-}
-
-// answered is for the time behind the headers: reads are what is waited for.
-func (s *silence) answered(limit time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.since.Store(notWaiting)
-	s.arm(limit, errStreamIdle)
-}
-
-func (s *silence) arm(limit time.Duration, cause error) {
-	s.limit, s.cause = limit, cause
-	if s.timer == nil {
-		s.timer = time.AfterFunc(limit, s.fire)
+// waitFor begins to wait.
+func (c *call) waitFor(limit time.Duration) {
+	live := &c.h.live
+	if limit == forever {
 		return
 	}
-	s.timer.Reset(limit)
+	moment := int64(time.Since(live.born) + limit)
+	c.until.Store(moment)
+	live.lookAt(moment, limit)
 }
 
-// end stops the watch until the next begin.
-func (s *silence) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = true
-	if s.timer != nil {
-		s.timer.Stop()
+// waitNoMore ends the wait.
+func (c *call) waitNoMore() { c.until.Store(never) }
+
+// silenceCause says what was waited for.
+func (c *call) silenceCause() error {
+	if c.answered.Load() {
+		return errStreamIdle
 	}
+	return errHeaderTime
 }
 
-func (s *silence) wait() { s.since.Store(int64(time.Since(s.call.start))) }
-
-func (s *silence) fire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over {
-		return
-	}
-	left := s.limit
-	if since := s.since.Load(); since != notWaiting {
-		left -= time.Since(s.call.start) - time.Duration(since)
-	}
-	if left <= 0 {
-		s.call.cancel(s.cause)
-		return
-	}
-	s.timer.Reset(left)
-}
-
-// watchedBody is an upstream's body under the watch of a silence.
+// watchedBody is an upstream's body, each read of which must not take longer than
+// Limits.StreamIdle.
 type watchedBody struct {
 	io.ReadCloser
-	silence *silence
+	call *call
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.silence.wait()
+	b.call.waitFor(b.call.h.cfg.limits.StreamIdle)
 	n, err := b.ReadCloser.Read(p)
-	b.silence.since.Store(notWaiting)
+	b.call.waitNoMore()
 	return n, err
 }

@@ -141,18 +141,15 @@ func (c *call) streamFault(err error) *Error {
 // streamWriter is the client's side of a stream: every write is flushed, and
 // heartbeats take their turn under the same lock.
 type streamWriter struct {
-	w     http.ResponseWriter
-	rc    http.ResponseController
-	stall time.Duration
-	http2 bool
+	w       http.ResponseWriter
+	rc      http.ResponseController
+	writing *writeDeadline
 
-	mu      sync.Mutex
-	tail    sse.Tail
-	beat    *time.Timer
-	every   time.Duration
-	closed  bool
-	born    time.Time
-	renewed time.Duration // when the write deadline was set last, after born; -1: never
+	mu     sync.Mutex
+	tail   sse.Tail
+	beat   *time.Timer
+	every  time.Duration
+	closed bool
 
 	// comment is what a heartbeat writes. For relayed streams a bare comment
 	// line is the one form that no official client stumbles over: the usual
@@ -163,8 +160,7 @@ type streamWriter struct {
 
 func (x *exchange) streamWriter(comment string) *streamWriter {
 	return &streamWriter{
-		w: x.w, rc: x.rc, stall: x.h.cfg.limits.WriteStall, http2: x.r.ProtoMajor >= 2, comment: comment,
-		born: time.Now(), renewed: -1,
+		w: x.w, rc: x.rc, writing: &x.writing, comment: comment,
 	}
 }
 
@@ -172,8 +168,8 @@ func (x *exchange) streamWriter(comment string) *streamWriter {
 func (s *streamWriter) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.setDeadline()
-	defer s.clearDeadline()
+	s.writing.renew()
+	defer s.writing.rest()
 	return s.flush()
 }
 
@@ -200,32 +196,13 @@ func (s *streamWriter) write(p []byte) (int, error) {
 // send writes and flushes under a fresh deadline, which is the stall limit and
 // pushes the host's WriteTimeout back, in one. The lock is held.
 func (s *streamWriter) send(p []byte) (int, error) {
-	s.setDeadline()
-	defer s.clearDeadline()
+	s.writing.renew()
+	defer s.writing.rest()
 	n, err := s.w.Write(p)
 	if err != nil {
 		return n, err
 	}
 	return n, s.flush()
-}
-
-// setDeadline gives a write its time. One that was set within the last hundredth of
-// that time stands: setting it costs a tenth of what writing an event does.
-func (s *streamWriter) setDeadline() {
-	now := time.Since(s.born)
-	if s.renewed >= 0 && !s.http2 && now-s.renewed < s.stall/100 {
-		return
-	}
-	s.renewed = now
-	_ = s.rc.SetWriteDeadline(deadline(s.born.Add(now), s.stall)) // not every writer has one
-}
-
-// clearDeadline matters to HTTP/2, where a deadline ends the stream when it
-// passes, whether or not anything is being written.
-func (s *streamWriter) clearDeadline() {
-	if s.http2 {
-		_ = s.rc.SetWriteDeadline(time.Time{})
-	}
 }
 
 // flush takes a writer that cannot flush for one that need not: a request that

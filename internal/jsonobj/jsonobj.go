@@ -58,6 +58,9 @@ func (o *Object) key(m *member) string {
 // is compares the key of a member, without allocating for an ordinary one.
 func (o *Object) is(m *member, key string) bool {
 	quoted := o.raw[m.keyStart:m.keyEnd]
+	if len(quoted) < len(key)+2 { // escapes are longer than what they stand for
+		return false
+	}
 	if bytes.IndexByte(quoted, '\\') >= 0 {
 		return unquote(quoted) == key
 	}
