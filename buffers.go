@@ -101,3 +101,56 @@ func (r *loanReader) Close() error {
 	r.of, r.rest = nil, nil
 	return nil
 }
+
+// streamBuffer is what a stream is read into, and written from at once. Events are
+// small and streams are many: more would be memory that waits. A stream that fills
+// it, with images or in haste, borrows a large one until it has been quiet for a
+// while. The zero value is ready.
+type streamBuffer struct {
+	small []byte
+	large *[largeStreamBuffer]byte // nil: none is borrowed
+	quiet int                      // reads in a row that did not need it
+}
+
+const (
+	smallStreamBuffer = 1 << 10
+	largeStreamBuffer = 16 << 10 // which even a slow reader takes within WriteStall
+	quietReads        = 64       // a second of an ordinary stream
+)
+
+var largeStreamBuffers = sync.Pool{New: func() any { return new([largeStreamBuffer]byte) }}
+
+func (b *streamBuffer) bytes() []byte {
+	if b.large != nil {
+		return b.large[:]
+	}
+	if b.small == nil {
+		b.small = make([]byte, smallStreamBuffer)
+	}
+	return b.small
+}
+
+// fit makes room for the next read, after one of n bytes.
+func (b *streamBuffer) fit(n int) {
+	switch {
+	case n > smallStreamBuffer:
+		b.quiet = 0
+	case b.large == nil && n == smallStreamBuffer:
+		b.large, _ = largeStreamBuffers.Get().(*[largeStreamBuffer]byte)
+	case b.large != nil:
+		if b.quiet++; b.quiet == quietReads {
+			b.giveBack()
+		}
+	}
+}
+
+// giveBack is for the end of a stream, too.
+func (b *streamBuffer) giveBack() {
+	if b.large != nil {
+		if scribble {
+			clear(b.large[:])
+		}
+		largeStreamBuffers.Put(b.large)
+		b.large, b.quiet = nil, 0
+	}
+}

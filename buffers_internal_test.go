@@ -58,3 +58,27 @@ func TestLoanWaitsForItsReaders(t *testing.T) {
 		t.Errorf("the buffer did not go back: %q", body)
 	}
 }
+
+// A stream in haste reads more at once, and goes back to little when it is quiet.
+func TestStreamBufferFitsTheStream(t *testing.T) {
+	var b streamBuffer
+	reads := func(times, n, want int) {
+		t.Helper()
+		for i := range times {
+			if got := len(b.bytes()); got != want {
+				t.Fatalf("read %d has room for %d bytes, want %d", i, got, want)
+			}
+			b.fit(n)
+		}
+	}
+	reads(100, smallStreamBuffer-1, smallStreamBuffer)
+	reads(1, smallStreamBuffer, smallStreamBuffer) // there may be more
+	reads(quietReads-1, 300, largeStreamBuffer)
+	reads(10, smallStreamBuffer+1, largeStreamBuffer)
+	reads(quietReads, 300, largeStreamBuffer)
+	reads(1, smallStreamBuffer, smallStreamBuffer)
+	reads(1, largeStreamBuffer, largeStreamBuffer)
+	b.giveBack()
+	b.giveBack() // the end of a stream that holds none
+	reads(1, 0, smallStreamBuffer)
+}

@@ -88,9 +88,9 @@ func (c *call) finishDrain() {
 }
 
 func (d *drain) read(scan *usageScan) {
-	buf := make([]byte, streamBuffer)
+	buf := make([]byte, smallStreamBuffer)
 	for left := d.c.h.cfg.limits.DrainBytes - d.used; left > 0; {
-		n, err := d.rep.body.Read(buf[:min(left, streamBuffer)])
+		n, err := d.rep.body.Read(buf[:min(left, smallStreamBuffer)])
 		scan.feed(buf[:n])
 		left -= int64(n)
 		if err == nil {

@@ -11,14 +11,6 @@ import (
 	"github.com/openai-proxy-go/proxy/internal/sse"
 )
 
-// streamBuffer is as much as is read and written at once at first. Events are
-// small and streams are many: more would be memory that waits. A stream that
-// fills it, with images or in haste, gets more, up to maxStreamBuffer.
-const (
-	streamBuffer    = 2 << 10
-	maxStreamBuffer = 8 << 10 // which even a slow reader takes within WriteStall
-)
-
 // stream relays server-sent events. From its first line on the answer is begun:
 // whatever happens is told inside the stream, and a stream that did not end by
 // itself never ends tidily.
@@ -83,8 +75,10 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 	if c.hideUsage {
 		filter = &usageFilter{}
 	}
-	buf := make([]byte, streamBuffer)
+	var room streamBuffer
+	defer room.giveBack()
 	for {
+		buf := room.bytes()
 		n, err := body.Read(buf)
 		c.took(n)
 		part := buf[:n]
@@ -113,9 +107,7 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 		if err != nil {
 			return err
 		}
-		if n == len(buf) && n < maxStreamBuffer {
-			buf = make([]byte, 4*n)
-		}
+		room.fit(n)
 	}
 }
 

@@ -72,8 +72,7 @@ func newTransport(envProxy bool) *http.Transport {
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        30 * time.Second,
-		ReadBufferSize:         2 << 10, // HTTP/1.1 keeps both for as long as a stream lasts
-		WriteBufferSize:        2 << 10,
+		WriteBufferSize:        2 << 10, // HTTP/1.1 keeps it, and 4 KiB to read into, for as long as a stream lasts
 		MaxResponseHeaderBytes: 256 << 10,
 		DisableCompression:     true,
 		HTTP2: &http.HTTP2Config{
