@@ -69,6 +69,13 @@ func (l *loan) end() {
 	}
 }
 
+// hold counts who reads the body.
+func (l *loan) hold(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readers += n
+}
+
 type loanReader struct {
 	mu   sync.Mutex
 	of   *loan // nil: closed
@@ -89,15 +96,31 @@ func (r *loanReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// writeTo writes at most so many bytes of the body from where they lie.
+func (r *loanReader) writeTo(w io.Writer, most int64) (int64, error) {
+	r.mu.Lock()
+	of := r.of
+	part := r.rest[:min(int64(len(r.rest)), most)]
+	r.rest = r.rest[len(part):]
+	if of != nil {
+		of.hold(1) // for as long as this takes: Close need not wait for it
+		defer of.hold(-1)
+	}
+	r.mu.Unlock()
+	if of == nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := w.Write(part)
+	return int64(n), err
+}
+
 func (r *loanReader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.of == nil {
 		return nil
 	}
-	r.of.mu.Lock()
-	r.of.readers--
-	r.of.mu.Unlock()
+	r.of.hold(-1)
 	r.of, r.rest = nil, nil
 	return nil
 }

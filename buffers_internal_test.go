@@ -59,6 +59,40 @@ func TestLoanWaitsForItsReaders(t *testing.T) {
 	}
 }
 
+// A connection that is handed the body where it lies may be closed by the transport
+// while it writes, and is not waited for.
+func TestLoanWaitsForAWrite(t *testing.T) {
+	body := []byte("the body of a request")
+	l := &loan{from: &buffers{}, buf: &body, used: body}
+	opened, err := l.open(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := opened.(*loanReader) //nolint:forcetypeassert // it is one
+	var got []byte
+	n, err := r.writeTo(writerFunc(func(p []byte) (int, error) {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		l.end()
+		got = append(got, p...)
+		return len(p), nil
+	}), 8)
+	if n != 8 || err != nil || string(got) != "the body" {
+		t.Errorf("wrote %q, %d, %v", got, n, err)
+	}
+	if n, err := r.writeTo(io.Discard, 8); n != 0 || err == nil {
+		t.Errorf("a closed body writes %d bytes, %v", n, err)
+	}
+	if string(body) != "the body of a request" {
+		t.Errorf("the buffer went back while it was written: %q", body)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 // A stream in haste reads more at once, and goes back to little when it is quiet.
 func TestStreamBufferFitsTheStream(t *testing.T) {
 	var b streamBuffer

@@ -362,8 +362,8 @@ func TestWriteStallSparesASlowReader(t *testing.T) {
 		f := w.start(t, nil, proxy.WithLimits(proxy.Limits{WriteStall: 3 * time.Second}))
 		f.up.Queue(proxytest.Stream(proxytest.Text(strings.Repeat("x", size))))
 		res := open(t.Context(), t, f, streamPath, streamRequest)
-		for range size / 1024 { // one KiB every two seconds
-			time.Sleep(time.Second / 4)
+		for range size / 1024 { // eight seconds for all, and two for as much as is written at once
+			time.Sleep(time.Second / 8)
 			if _, err := io.CopyN(io.Discard, res.Body, 1024); err != nil {
 				t.Fatal(err)
 			}

@@ -30,52 +30,62 @@ func largeAnswer(nonce string) string { return `{"answer":"` + large(nonce) + `"
 // Large requests and answers lie in memory that serves others later. Every call must
 // see its own, whatever becomes of the calls beside it.
 func TestLargeBodiesAreNotMixed(t *testing.T) {
-	for _, clientOptions := range [][]proxytest.ServerOption{nil, {proxytest.HTTP2()}} {
-		for _, h2 := range []bool{false, true} {
-			if clientOptions != nil && !h2 {
-				continue // either side is there in the other three
-			}
-			t.Run(fmt.Sprintf("client h2=%t, upstream h2=%t", clientOptions != nil, h2), func(t *testing.T) {
-				var whole, mixed atomic.Int64
-				up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Content-Type", "application/json")
-					nonce, early := strings.CutPrefix(r.Header.Get("X-Client-Request-Id"), "early")
-					if early { // answers before it has read
-						w.WriteHeader(http.StatusBadRequest)
-						_, _ = io.WriteString(w, `{"error":{"message":"no `+nonce+`"}}`)
-						return
-					}
-					body, err := io.ReadAll(r.Body)
-					if err != nil {
-						return
-					}
-					whole.Add(1)
-					if string(body) != largeBody(nonce) {
-						mixed.Add(1)
-					}
-					_, _ = io.WriteString(w, largeAnswer(nonce))
-				}))
-				up.EnableHTTP2 = h2
+	for _, wire := range []struct {
+		name           string
+		client         []proxytest.ServerOption
+		h2, inTheClear bool // the upstream
+	}{
+		{name: "HTTP/1.1 to HTTP/1.1"},
+		{name: "HTTP/1.1 to HTTP/1.1 in the clear", inTheClear: true}, // by the proxy's own transport
+		{name: "HTTP/1.1 to HTTP/2", h2: true},
+		{name: "HTTP/2 to HTTP/2", client: []proxytest.ServerOption{proxytest.HTTP2()}, h2: true},
+	} {
+		t.Run(wire.name, func(t *testing.T) {
+			var whole, mixed atomic.Int64
+			up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				nonce, early := strings.CutPrefix(r.Header.Get("X-Client-Request-Id"), "early")
+				if early { // answers before it has read
+					w.WriteHeader(http.StatusBadRequest)
+					_, _ = io.WriteString(w, `{"error":{"message":"no `+nonce+`"}}`)
+					return
+				}
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					return
+				}
+				whole.Add(1)
+				if string(body) != largeBody(nonce) {
+					mixed.Add(1)
+				}
+				_, _ = io.WriteString(w, largeAnswer(nonce))
+			}))
+			t.Cleanup(up.Close)
+			var transport http.RoundTripper
+			if wire.inTheClear {
+				up.Start()
+			} else {
+				up.EnableHTTP2 = wire.h2
 				up.StartTLS()
-				t.Cleanup(up.Close)
-				f := setup{client: clientOptions, options: []proxy.Option{
-					proxy.WithUpstream(up.URL + "/v1"), proxy.WithTransport(up.Client().Transport),
-				}}.start(t)
-				var wg sync.WaitGroup
-				const users, each = 3, 6
-				for i := range users {
-					wg.Go(func() {
-						for j := range each {
-							sendLarge(t, f, fmt.Sprintf("%08x%08x", i+1, j+1), j)
-						}
-					})
-				}
-				wg.Wait()
-				if n := mixed.Load(); n != 0 || whole.Load() < users*each/3 {
-					t.Errorf("of %d bodies that came whole %d were not as they were sent", whole.Load(), n)
-				}
-			})
-		}
+				transport = up.Client().Transport
+			}
+			f := setup{client: wire.client, options: []proxy.Option{
+				proxy.WithUpstream(up.URL + "/v1"), proxy.WithTransport(transport),
+			}}.start(t)
+			var wg sync.WaitGroup
+			const users, each = 3, 6
+			for i := range users {
+				wg.Go(func() {
+					for j := range each {
+						sendLarge(t, f, fmt.Sprintf("%08x%08x", i+1, j+1), j)
+					}
+				})
+			}
+			wg.Wait()
+			if n := mixed.Load(); n != 0 || whole.Load() < users*each/3 {
+				t.Errorf("of %d bodies that came whole %d were not as they were sent", whole.Load(), n)
+			}
+		})
 	}
 }
 

@@ -66,7 +66,7 @@ func isLoopback(host string) bool {
 // dead HTTP/2 connection would fail every request until the kernel gives it up.
 func newTransport(envProxy bool) *http.Transport {
 	t := &http.Transport{
-		DialContext:            newDialer().DialContext,
+		DialContext:            dial,
 		TLSHandshakeTimeout:    5 * time.Second,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:      true,
@@ -89,6 +89,30 @@ func newTransport(envProxy bool) *http.Transport {
 
 func newDialer() *net.Dialer {
 	return &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+}
+
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := newDialer().DialContext(ctx, network, address)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		return tcpConn{tcp}, err
+	}
+	return conn, err
+}
+
+// tcpConn writes a large body from where it lies. net/http would copy it in pieces
+// of 32 KiB, each with a system call of its own.
+type tcpConn struct{ *net.TCPConn }
+
+// ReadFrom implements [io.ReaderFrom], which a transport uses without TLS.
+func (c tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	if limited, ok := r.(*io.LimitedReader); ok {
+		if body, ok := limited.R.(*loanReader); ok {
+			n, err := body.writeTo(c.TCPConn, limited.N)
+			limited.N -= n
+			return n, err
+		}
+	}
+	return c.TCPConn.ReadFrom(r)
 }
 
 // request builds the upstream request from nothing: what is not named here does
