@@ -93,8 +93,12 @@ func looksLikeJSON(body []byte) bool {
 	return first == '{' && last == '}' || first == '[' && last == ']'
 }
 
-// writePiece is the most that is written under one write deadline.
-const writePiece = 256 << 10
+// writePiece is what is written under one write deadline at first: a slow reader
+// must take it within WriteStall. For one that is quick it grows.
+const (
+	writePiece    = 256 << 10
+	maxWritePiece = 2 << 20
+)
 
 // relay hands a plain answer on. Nothing is sent before all of it is there, so
 // that no truncated answer looks whole.
@@ -138,9 +142,12 @@ func (x *exchange) relay(rep *reply) error {
 // writeBody writes piece by piece, each under a fresh deadline, so that a slow
 // reader is not taken for a stalled one. c may be nil.
 func (x *exchange) writeBody(c *call, body []byte) error {
+	size := writePiece
 	for len(body) > 0 {
-		piece := body[:min(len(body), writePiece)]
-		x.writing.renew()
+		piece := body[:min(len(body), size)]
+		if x.writing.renew() { // the last one took next to no time
+			size = min(2*size, maxWritePiece)
+		}
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {
