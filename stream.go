@@ -73,7 +73,8 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 	scan := c.scan
 	var filter *usageFilter
 	if c.hideUsage {
-		filter = &usageFilter{}
+		filter = newUsageFilter()
+		defer filter.done()
 	}
 	var room streamBuffer
 	defer room.giveBack()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
+	"sync"
 
 	"github.com/openai-proxy-go/proxy/internal/jsonobj"
 	"github.com/openai-proxy-go/proxy/internal/sse"
@@ -223,6 +224,27 @@ type usageFilter struct {
 	events sse.Splitter
 	out    []byte
 }
+
+// usageFilters keeps the memory of those that are done.
+var usageFilters = sync.Pool{New: func() any { return new(usageFilter) }}
+
+func newUsageFilter() *usageFilter {
+	f, _ := usageFilters.Get().(*usageFilter)
+	return f
+}
+
+// done gives the filter back, unless a long event has made it large.
+func (f *usageFilter) done() {
+	if f.events.Reset() > maxFilterKept || cap(f.out) > maxFilterKept {
+		return
+	}
+	if scribble {
+		clear(f.out[:cap(f.out)])
+	}
+	usageFilters.Put(f)
+}
+
+const maxFilterKept = 2 * largeStreamBuffer
 
 // pass returns what may go on of the stream so far. At its end nothing is held
 // back.

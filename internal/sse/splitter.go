@@ -65,5 +65,12 @@ func (s *Splitter) emitWhole(emit Emit) (start int) {
 	}
 }
 
+// Reset goes to the start of another stream, and returns how much memory is kept
+// for it.
+func (s *Splitter) Reset() int {
+	*s = Splitter{pending: s.pending[:0]}
+	return cap(s.pending)
+}
+
 // Rest returns what was fed and not emitted yet.
 func (s *Splitter) Rest() []byte { return s.pending }

@@ -2,6 +2,7 @@ package sse_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -300,5 +301,25 @@ func BenchmarkSplitter(b *testing.B) {
 			s.Feed(rest[:n], func([]byte, bool) bool { return true })
 			rest = rest[n:]
 		}
+	}
+}
+
+// A Splitter that was reset knows nothing of the stream before.
+func TestSplitterReset(t *testing.T) {
+	var s sse.Splitter
+	var got []string
+	emit := func(event []byte, whole bool) bool {
+		got = append(got, fmt.Sprintf("%q %t", event, whole))
+		return true
+	}
+	for _, before := range []string{"data: a\n\ndata: torn", strings.Repeat("x", sse.MaxPending+1), "data: a\r\r"} {
+		s.Feed([]byte(before), emit)
+		s.Reset()
+		got = nil
+		s.Feed([]byte("\ndata: b\n\n"), emit)
+		if want := []string{`"\n" true`, `"data: b\n\n" true`}; !slices.Equal(got, want) || len(s.Rest()) > 0 {
+			t.Errorf("behind %.20q: %s, want %s", before, got, want)
+		}
+		s.Reset()
 	}
 }
