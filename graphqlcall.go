@@ -113,6 +113,9 @@ func isInputKey(key string) bool {
 	return false
 }
 
+// messageFrame is what the JSON of a message takes beside its text, if that is all.
+const messageFrame = 40
+
 // messages turns ChatMessageInputs into turns and their wire form.
 func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, err error) {
 	items, _ := list.([]any)
@@ -130,7 +133,7 @@ func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, e
 		}
 		role, _ := m["role"].(string)
 		content, _ := m["content"].(string)
-		raw := json.RawMessage(jsonobj.Append(nil, m))
+		raw := json.RawMessage(jsonobj.Append(make([]byte, 0, len(content)+messageFrame), m))
 		wire = append(wire, raw)
 		turns = append(turns, Message{
 			ID: "msg_" + g.digits() + "_" + role, Role: role, Content: content, Time: time.Now(), Body: raw,
@@ -141,7 +144,8 @@ func (g *graphQL) messages(list any) (turns []Message, wire []json.RawMessage, e
 
 // open makes a call through the same path as REST.
 func (g *graphQL) open(x *exchange, route Route, body map[string]any) (*reply, error) {
-	o, err := x.parseBody(jsonobj.Append(nil, body))
+	size := min(max(0, x.r.ContentLength), firstRead) // as the request's is, if it is no large one
+	o, err := x.parseBody(jsonobj.Append(make([]byte, 0, size), body))
 	if err != nil {
 		return nil, err
 	}

@@ -283,7 +283,9 @@ func (x *exchange) answerGraphQL(accept accepted, result *gqldoc.Result) error {
 		return nil
 	}
 	status, cause := statusOf(accept.single, result)
-	body := append(result.AppendJSON(nil), '\n')
+	lent := x.h.small.get()
+	body := append(result.AppendJSON((*lent)[:0]), '\n')
+	defer x.h.small.put(lent, body)
 	header := &x.header
 	if cause != nil && status == cause.status() {
 		cause.setHeaders(header)

@@ -162,10 +162,9 @@ func messageFields(sessionID string, m Message) map[string]any {
 
 // turnFields shows a turn; r is nil for one that is not the assistant's.
 func turnFields(sessionID string, m Message, r *storedReply) map[string]any {
-	fields := map[string]any{
-		"id": m.ID, "role": m.Role, "isUser": m.Role == roleUser, "content": m.Content,
-		"timestamp": timestamp(m.Time), "success": true,
-	}
+	fields := make(map[string]any, 16)
+	fields["id"], fields["role"], fields["isUser"], fields["content"] = m.ID, m.Role, m.Role == roleUser, m.Content
+	fields["timestamp"], fields["success"] = timestamp(m.Time), true
 	if sessionID != "" {
 		fields["sessionId"] = sessionID
 	}

@@ -128,7 +128,7 @@ func (o *Object) scanMembers(i int) (int, error) {
 	if i < len(raw) && raw[i] == '}' {
 		return i + 1, nil
 	}
-	o.members = make([]member, 0, 16)
+	o.members = make([]member, 0, 8)
 	for {
 		keyStart := i
 		keyEnd := skipString(raw, i)
