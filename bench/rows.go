@@ -125,39 +125,47 @@ func cpuLine(l *lab, s settings, id, work, target string, secure bool, c call, c
 
 func largeRequest(_ context.Context, l *lab, s settings) ([]line, error) {
 	c := chat("m", 1<<20, "")
-	cpu, m, err := cpuLine(l, s, "P3", "1 MiB JSON", "proxy", false, c, 1, 1)
-	if err != nil {
-		return nil, err
+	var lines []line
+	for _, connections := range []int{1, 16} {
+		work := fmt.Sprintf("1 MiB JSON, %d connections", connections)
+		cpu, m, err := cpuLine(l, s, "P3", work, "proxy", false, c, connections, 1)
+		if err != nil {
+			return nil, err
+		}
+		memory := line{
+			id: "P3", work: work, figure: "bytes allocated per byte of body", goal: 1.2,
+			values: []float64{m.allocated / float64(len(c.body))}, note: "no less than what is held at once",
+		}
+		lines = append(lines, cpu, memory)
 	}
-	memory := line{
-		id: "P3", work: "1 MiB JSON", figure: "bytes allocated per byte of body", goal: 1.2,
-		values: []float64{m.allocated / float64(len(c.body))}, note: "no less than what is held at once",
-	}
-	return []line{cpu, memory}, nil
+	return lines, nil
 }
 
 func answers(_ context.Context, l *lab, s settings) ([]line, error) {
 	var lines []line
 	for _, mib := range []int{2, 5} {
 		c := chat(fmt.Sprintf("image-%d", mib<<20), 60, "")
-		cpu, _, err := cpuLine(l, s, "P4", fmt.Sprintf("%d MiB answer", mib), "proxy", false, c, 1, 0.8)
-		if err != nil {
-			return nil, err
+		for _, connections := range []int{1, 16} {
+			work := fmt.Sprintf("%d MiB answer, %d connections", mib, connections)
+			cpu, _, err := cpuLine(l, s, "P4", work, "proxy", false, c, connections, 0.8)
+			if err != nil {
+				return nil, err
+			}
+			lines = append(lines, cpu)
 		}
-		lines = append(lines, cpu)
 	}
 	return lines, nil
 }
 
 func streams(_ context.Context, l *lab, s settings) ([]line, error) {
 	var lines []line
-	for _, events := range []int{100, 10_000} {
+	for _, m := range []struct{ events, connections int }{{100, 1}, {100, 16}, {10_000, 1}} {
 		for _, target := range []string{"proxy", "proxy-usage"} {
 			for _, secure := range []bool{false, true} {
 				goal := map[string]float64{"proxy": 1, "proxy-usage": 1.25}[target]
-				c := chat(fmt.Sprintf("stream-%d", events), 60, `"stream":true,`)
-				work := fmt.Sprintf("%d events, %s, %s", events, target, protocol(secure))
-				cpu, _, err := cpuLine(l, s, "P5", work, target, secure, c, 1, goal)
+				c := chat(fmt.Sprintf("stream-%d", m.events), 60, `"stream":true,`)
+				work := fmt.Sprintf("%d events, %d connections, %s, %s", m.events, m.connections, target, protocol(secure))
+				cpu, _, err := cpuLine(l, s, "P5", work, target, secure, c, m.connections, goal)
 				if err != nil {
 					return nil, err
 				}
