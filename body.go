@@ -118,6 +118,9 @@ var errTooMuch = errors.New("more bytes than are allowed")
 // which may be nil, is used as far as it reaches.
 func readGrowing(src io.Reader, length, limit int64, buf []byte) ([]byte, error) {
 	size := int64(firstRead)
+	if length == forever {
+		length = -1 // nobody means it
+	}
 	if length >= 0 {
 		size = min(size, length+1) // one more, so that the end is seen
 	}

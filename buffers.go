@@ -167,7 +167,7 @@ func (b *streamBuffer) fit(n int) {
 	}
 }
 
-// giveBack is for the end of a stream, too.
+// giveBack ends a loan: nobody may read what was in it.
 func (b *streamBuffer) giveBack() {
 	if b.large != nil {
 		if scribble {

@@ -285,7 +285,6 @@ func (x *exchange) answerGraphQL(accept accepted, result *gqldoc.Result) error {
 	status, cause := statusOf(accept.single, result)
 	lent := x.h.small.get()
 	body := append(result.AppendJSON((*lent)[:0]), '\n')
-	defer x.h.small.put(lent, body)
 	header := &x.header
 	if cause != nil && status == cause.status() {
 		cause.setHeaders(header)
@@ -294,8 +293,11 @@ func (x *exchange) answerGraphQL(accept accepted, result *gqldoc.Result) error {
 	header.set("Cache-Control", "no-store")
 	header.set("Content-Length", strconv.Itoa(len(body)))
 	x.writeHeader(status)
-	if x.r.Method != http.MethodHead {
-		_ = x.writeBody(nil, body) // whoever asked may be gone
+	if x.r.Method != http.MethodHead && x.writeBody(nil, body) != nil {
+		return nil // whoever asked may be gone
+	}
+	if len(body) < firstRead {
+		x.h.small.put(lent, body) // as relay does
 	}
 	return nil
 }

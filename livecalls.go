@@ -13,8 +13,9 @@ type liveCalls struct {
 	first *call
 	empty chan struct{} // made by close; closed when no call is left
 
-	born time.Time
-	next atomic.Int64 // when the timer fires, after born; never: it is not set
+	born  time.Time
+	next  atomic.Int64 // when the timer fires, after born; never: there is none
+	timer *time.Timer
 }
 
 // never is later than any moment after born.
@@ -55,7 +56,11 @@ func (l *liveCalls) remove(c *call) {
 		l.first = c.next
 	}
 	c.next, c.prev, c.live = nil, nil, false
-	if l.empty != nil && l.first == nil {
+	if l.first != nil {
+		return
+	}
+	l.unset() // or it would keep the handler from being collected
+	if l.empty != nil {
 		close(l.empty)
 	}
 }
@@ -101,22 +106,31 @@ func (l *liveCalls) set(moment int64, in time.Duration) {
 	if moment >= l.next.Load() {
 		return
 	}
+	l.unset()
 	l.next.Store(moment)
-	time.AfterFunc(in, func() { l.look(moment) })
+	l.timer = time.AfterFunc(in, l.look)
 }
 
-// look ends the calls whose upstream has been silent for too long. A timer that an
-// earlier one has replaced fires for nothing.
-func (l *liveCalls) look(moment int64) {
+func (l *liveCalls) unset() {
+	l.next.Store(never)
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
+
+// look ends the calls whose upstream has been silent for too long.
+func (l *liveCalls) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if moment != l.next.Load() {
-		return
-	}
-	l.next.Store(never) // first: a call that begins to wait and is not seen here sets the timer
 	now := int64(time.Since(l.born))
-	next := int64(never)
+	if l.next.Load() > now {
+		return // the timer was replaced when it had fired already
+	}
+	l.unset() // first: a call that begins to wait and is not seen here sets the timer
+	next, soonest := int64(never), now
 	for c := l.first; c != nil; c = c.next {
+		soonest += int64(lookTime) // so that looking never takes all of the time
 		until := c.until.Load()
 		if until > now {
 			next = min(next, until)
@@ -124,5 +138,9 @@ func (l *liveCalls) look(moment int64) {
 			c.cancel(c.silenceCause())
 		}
 	}
+	next = max(next, soonest)
 	l.set(next, time.Duration(next-now))
 }
+
+// lookTime is twenty times as long as it takes to look at a call.
+const lookTime = time.Microsecond

@@ -93,12 +93,9 @@ func looksLikeJSON(body []byte) bool {
 	return first == '{' && last == '}' || first == '[' && last == ']'
 }
 
-// writePiece is what is written under one write deadline at first: a slow reader
-// must take it within WriteStall. For one that is quick it grows.
-const (
-	writePiece    = 256 << 10
-	maxWritePiece = 2 << 20
-)
+// writePiece is the most that is written under one write deadline: a slow reader
+// must take it within WriteStall.
+const writePiece = 256 << 10
 
 // relay hands a plain answer on. Nothing is sent before all of it is there, so
 // that no truncated answer looks whole.
@@ -109,14 +106,11 @@ func (x *exchange) relay(rep *reply) error {
 		pool = &c.h.small
 	}
 	lent := pool.get()
-	buf := *lent
-	defer func() { pool.put(lent, buf) }()
-	body, err := rep.whole(buf)
+	body, err := rep.whole(*lent)
 	if err != nil {
 		c.failed(err)
 		return err
 	}
-	buf = body
 	if c.h.cfg.accounts() {
 		c.out.Usage = bodyUsage(body)
 	}
@@ -135,19 +129,18 @@ func (x *exchange) relay(rep *reply) error {
 	if err := x.writeBody(c, body); err != nil {
 		x.broken = true
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
+		return nil // over HTTP/2 a write that failed may still read the buffer
 	}
+	pool.put(lent, body)
 	return nil
 }
 
 // writeBody writes piece by piece, each under a fresh deadline, so that a slow
 // reader is not taken for a stalled one. c may be nil.
 func (x *exchange) writeBody(c *call, body []byte) error {
-	size := writePiece
 	for len(body) > 0 {
-		piece := body[:min(len(body), size)]
-		if x.writing.renew() { // the last one took next to no time
-			size = min(2*size, maxWritePiece)
-		}
+		piece := body[:min(len(body), writePiece)]
+		x.writing.renew()
 		n, err := x.w.Write(piece)
 		c.wrote(n)
 		if err != nil {

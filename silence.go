@@ -13,7 +13,7 @@ import (
 // waitFor begins to wait.
 func (c *call) waitFor(limit time.Duration) {
 	live := &c.h.live
-	if limit == forever {
+	if limit > maxWait {
 		return
 	}
 	moment := int64(time.Since(live.born) + limit)

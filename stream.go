@@ -74,10 +74,12 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 	var filter *usageFilter
 	if c.hideUsage {
 		filter = newUsageFilter()
-		defer filter.done()
 	}
 	var room streamBuffer
-	defer room.giveBack()
+	done := func() { // but not behind a failed write, which over HTTP/2 may still read them
+		room.giveBack()
+		filter.done()
+	}
 	for {
 		buf := room.bytes()
 		n, err := body.Read(buf)
@@ -103,9 +105,11 @@ func (c *call) copyEvents(out *streamWriter, body io.Reader) error {
 			if scan != nil && !scan.end() {
 				c.out.Ending = EndingIncomplete
 			}
+			done()
 			return nil
 		}
 		if err != nil {
+			done()
 			return err
 		}
 		room.fit(n)

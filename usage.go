@@ -235,7 +235,7 @@ func newUsageFilter() *usageFilter {
 
 // done gives the filter back, unless a long event has made it large.
 func (f *usageFilter) done() {
-	if f.events.Reset() > maxFilterKept || cap(f.out) > maxFilterKept {
+	if f == nil || f.events.Reset() > maxFilterKept || cap(f.out) > maxFilterKept {
 		return
 	}
 	if scribble {

@@ -20,17 +20,16 @@ type writeDeadline struct {
 // renew is called before a write. Over HTTP/1.1 a deadline that was set within the
 // last hundredth of its time stands: setting it costs a tenth of what writing an
 // event does. Over HTTP/2 it must not stand: see rest.
-func (d *writeDeadline) renew() (stands bool) {
+func (d *writeDeadline) renew() {
 	if d.limit == 0 {
-		return false
+		return
 	}
 	now := time.Since(d.born)
 	if d.set > 0 && now-d.set < d.limit/100 && !d.http2 {
-		return true
+		return
 	}
 	d.set = max(now, 1)
 	_ = d.rc.SetWriteDeadline(deadline(d.born.Add(now), d.limit))
-	return false
 }
 
 // rest is called when nothing is written for a while: over HTTP/2 a deadline ends
