@@ -126,7 +126,7 @@ func (x *exchange) relay(rep *reply) error {
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
 	x.started = true
 	x.w.WriteHeader(rep.status) // which is sent with the body, under its deadline
-	if err := x.writeBody(c, body); err != nil {
+	if x.writeBody(c, body) != nil {
 		x.broken = true
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
 		return nil // over HTTP/2 a write that failed may still read the buffer
