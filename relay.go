@@ -126,12 +126,12 @@ func (x *exchange) relay(rep *reply) error {
 	c.out.Status, c.out.Ending = rep.status, EndingComplete
 	x.started = true
 	x.w.WriteHeader(rep.status) // which is sent with the body, under its deadline
-	if x.writeBody(c, body) != nil {
-		x.broken = true
+	if err := x.writeBody(c, body); err != nil {
+		x.broken = true // and the buffer is not put back: over HTTP/2 the write may still read it
 		c.out.Ending, c.out.Err = EndingClientGone, ErrClientGone
-		return nil // over HTTP/2 a write that failed may still read the buffer
+	} else {
+		pool.put(lent, body)
 	}
-	pool.put(lent, body)
 	return nil
 }
 

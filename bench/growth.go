@@ -41,7 +41,8 @@ func slowRow(ctx context.Context, l *lab, s settings) ([]line, error) {
 type holding struct {
 	each float64       // KiB per stream
 	late time.Duration // p99
-	back float64       // MiB of heap and stacks in use afterwards
+	rest float64       // MiB of heap and stacks in use before
+	back float64       // and afterwards
 }
 
 // held opens slow streams at a fresh process.
@@ -69,7 +70,7 @@ func (l *lab) held(ctx context.Context, target string, secure bool, n int) (h ho
 	if err != nil {
 		return h, err
 	}
-	h.late = late[len(late)*99/100]
+	h.late, h.rest = late[len(late)*99/100], float64(before.InUse)/(1<<20)
 	for range 10 { // seconds to come back to rest in
 		time.Sleep(time.Second)
 		after, err := p.used(true)
@@ -129,8 +130,8 @@ func growth(ctx context.Context, l *lab, s settings) ([]line, error) {
 	memory := line{id: "P11", work: "slow streams", figure: "KiB per stream, last over first", goal: 1.2}
 	// The runtime keeps what it knows of each goroutine that ever was, some 10 MB
 	// of 5,000 streams, whoever held them: hence the baseline.
-	back := line{id: "P11", work: "afterwards", figure: "heap and stacks in use, over the baseline's", goal: 1.1}
-	var first float64
+	back := line{id: "P11", work: "afterwards", figure: "heap and stacks still in use, over the baseline's", goal: 1.1}
+	var first, left float64
 	for _, n := range streamCounts {
 		h, err := l.held(ctx, "proxy", false, n)
 		if err != nil {
@@ -140,14 +141,15 @@ func growth(ctx context.Context, l *lab, s settings) ([]line, error) {
 			first = h.each
 		}
 		memory.values = []float64{h.each / first}
-		back.values = []float64{h.back}
+		left = h.back - h.rest
+		back.note = fmt.Sprintf("%.1f MiB more than the %.1f before", left, h.rest)
 		memory.note += fmt.Sprintf("%d: %.1f KiB; ", n, h.each)
 	}
 	theirs, err := l.held(ctx, baseline, false, streamCounts[len(streamCounts)-1])
 	if err != nil {
 		return nil, err
 	}
-	back.note = fmt.Sprintf("%.1f to %.1f MiB", back.values[0], theirs.back)
-	back.values[0] /= theirs.back
+	back.values = []float64{left / (theirs.back - theirs.rest)}
+	back.note += fmt.Sprintf(", to %.1f more than %.1f", theirs.back-theirs.rest, theirs.rest)
 	return append(lines, memory, back), nil
 }
