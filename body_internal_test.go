@@ -24,7 +24,7 @@ func (r *meagre) Read(p []byte) (int, error) {
 
 // Whatever length is announced, memory is taken for what has arrived.
 func TestS10MemoryFollowsTheBytesThatArrive(t *testing.T) {
-	for _, announced := range []int64{-1, 0, 1, firstRead, 1 << 20, 31 << 20, 1 << 40} {
+	for _, announced := range []int64{-1, 0, 1, firstRead, 1 << 20, 31 << 20, 1 << 40, forever} {
 		for _, sent := range []int{0, 1, firstRead, firstRead + 1, 3 << 20} {
 			if announced >= 0 && int64(sent) > announced {
 				continue

@@ -35,7 +35,9 @@ type Limits struct {
 	// code stream_limit. No limit by default.
 	StreamMax time.Duration
 	// WriteStall is how long a client may take no byte of its answer; past it
-	// the connection is cut and the upstream cancelled. Default 30 s. Writes
+	// the connection is cut and the upstream cancelled. It counts for as much as is
+	// written at once: up to 256 KiB of a plain answer, 16 KiB of a stream, less what
+	// the system's buffers take. Default 30 s. Writes
 	// renew it, to within a hundredth, in place of the host's http.Server.WriteTimeout.
 	WriteStall time.Duration
 	// KeyTime is the deadline of what the host is asked for a request: its key

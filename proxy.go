@@ -29,7 +29,7 @@ type Handler struct {
 	guarded  []string // keys that decide about a request
 	retries  retryBudget
 	buffers  buffers // for large bodies
-	small    buffers // for answers that are none
+	small    buffers // for small answers
 
 	instantKey bool // the key source needs no deadline
 }
@@ -197,7 +197,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, ep endpoint) {
 	x := &exchange{h: h, w: w, rc: *http.NewResponseController(w), r: r, id: requestID(r), shape: ep.shape}
 	defer x.recover()
 	if h.cfg != nil {
-		x.writing = writeDeadline{rc: x.rc, limit: h.cfg.limits.WriteStall, http2: r.ProtoMajor >= 2, born: time.Now()}
+		x.writing = writeDeadline{rc: &x.rc, limit: h.cfg.limits.WriteStall, http2: r.ProtoMajor >= 2, born: time.Now()}
 	}
 	x.header.Header = w.Header()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {

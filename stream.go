@@ -139,7 +139,7 @@ func (c *call) streamFault(err error) *Error {
 // heartbeats take their turn under the same lock.
 type streamWriter struct {
 	w       http.ResponseWriter
-	rc      http.ResponseController
+	rc      *http.ResponseController
 	writing *writeDeadline
 
 	mu     sync.Mutex
@@ -156,9 +156,7 @@ type streamWriter struct {
 }
 
 func (x *exchange) streamWriter(comment string) *streamWriter {
-	return &streamWriter{
-		w: x.w, rc: x.rc, writing: &x.writing, comment: comment,
-	}
+	return &streamWriter{w: x.w, rc: &x.rc, writing: &x.writing, comment: comment}
 }
 
 // start flushes the headers.
@@ -277,13 +275,13 @@ func (s *streamWriter) close() {
 }
 
 // cut breaks the connection of an answer that cannot be finished.
-func (x *exchange) cut() { cutConnection(x.w, x.rc) }
+func (x *exchange) cut() { cutConnection(x.w, &x.rc) }
 
 // cutConnection breaks the transport under an answer: with a deadline in the
 // past, one more write fails, and the server resets the stream (HTTP/2) or
 // closes the connection (HTTP/1.1). A panic with http.ErrAbortHandler would do
 // the same, unless a middleware of the host recovers it.
-func cutConnection(w http.ResponseWriter, rc http.ResponseController) {
+func cutConnection(w http.ResponseWriter, rc *http.ResponseController) {
 	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
 		return // nothing more can be done from here
 	}

@@ -10,7 +10,7 @@ import (
 // late. Not every writer has deadlines; then there is no limit. The zero value sets
 // none.
 type writeDeadline struct {
-	rc    http.ResponseController
+	rc    *http.ResponseController
 	limit time.Duration // of one write
 	http2 bool
 	born  time.Time
