@@ -28,11 +28,10 @@ func chat(model string, size int, more string) call {
 
 // measured is what one measurement found.
 type measured struct {
-	cpu       time.Duration // of the target, per call
-	rate      float64       // calls per second
-	p50, p99  time.Duration // of a call
-	first     time.Duration // median until the first byte of the body
-	allocated float64       // bytes per call
+	cpu      time.Duration // of the target, per call
+	rate     float64       // calls per second
+	p50, p99 time.Duration // of a call
+	first    time.Duration // median until the first byte of the body
 }
 
 // load sends calls over so many connections for a time, and says what each cost
@@ -71,7 +70,6 @@ func load(p *process, url string, c call, connections int, length time.Duration)
 	return measured{
 		cpu: (after.CPU - before.CPU) / time.Duration(n), rate: float64(n) / took.Seconds(),
 		p50: all[n/2], p99: all[n*99/100], first: firsts[n/2],
-		allocated: float64(after.Allocated-before.Allocated) / float64(n),
 	}, nil
 }
 

@@ -107,20 +107,19 @@ func protocol(secure bool) string {
 
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// cpuLine is the CPU of a call in relation to the baseline's.
-func cpuLine(l *lab, s settings, id, work, target string, secure bool, c call, connections int, goal float64) (line, measured, error) {
-	cpu := line{id: id, work: work, figure: "CPU", goal: goal}
-	var last measured
+// cost is the CPU of a call, and how many there are in a second, in relation to the
+// baseline's. per says what is counted: a call, or the events of one.
+func cost(l *lab, s settings, id, work, target string, secure bool, c call, connections int, goal float64, per string) ([]line, error) {
+	cpu, rate := line{id: id, work: work, figure: "CPU", goal: goal}, line{id: id, work: work, figure: per + " per second"}
 	for round := range s.rounds {
 		ours, theirs, err := contest{target, secure, c, c, connections}.measure(l, s, round)
 		if err != nil {
-			return cpu, last, err
+			return nil, err
 		}
-		last = ours
-		cpu.values = append(cpu.values, ratio(ours.cpu, theirs.cpu))
+		cpu.values, rate.values = append(cpu.values, ratio(ours.cpu, theirs.cpu)), append(rate.values, ours.rate/theirs.rate)
 		cpu.note = fmt.Sprintf("%.0f us to %.0f us", us(ours.cpu), us(theirs.cpu))
 	}
-	return cpu, last, nil
+	return []line{cpu, rate}, nil
 }
 
 func largeRequest(_ context.Context, l *lab, s settings) ([]line, error) {
@@ -128,17 +127,38 @@ func largeRequest(_ context.Context, l *lab, s settings) ([]line, error) {
 	var lines []line
 	for _, connections := range []int{1, 16} {
 		work := fmt.Sprintf("1 MiB JSON, %d connections", connections)
-		cpu, m, err := cpuLine(l, s, "P3", work, "proxy", false, c, connections, 1)
+		costs, err := cost(l, s, "P3", work, "proxy", false, c, connections, 1, "calls")
 		if err != nil {
 			return nil, err
 		}
-		memory := line{
-			id: "P3", work: work, figure: "bytes allocated per byte of body", goal: 1.2,
-			values: []float64{m.allocated / float64(len(c.body))}, note: "no less than what is held at once",
-		}
-		lines = append(lines, cpu, memory)
+		lines = append(lines, costs...)
 	}
-	return lines, nil
+	memory, err := peak(l, s, c, 16)
+	return append(lines, memory), err
+}
+
+// peak is how much memory a fresh process has held at most for each of so many
+// calls at a time, beyond what as many small ones made it hold.
+func peak(l *lab, s settings, c call, connections int) (line, error) {
+	out := line{id: "P3", work: fmt.Sprintf("1 MiB JSON, %d connections", connections), figure: "peak memory per request, over its body", goal: 1.2}
+	for range s.rounds {
+		p, err := l.fresh("proxy", false)
+		if err != nil {
+			return out, err
+		}
+		var most [2]float64 // KiB
+		for i, work := range []call{chat("m", 1000, ""), c} {
+			if _, err := load(p, p.url, work, connections, s.seconds); err != nil {
+				return out, err
+			}
+			if most[i], err = p.memory("VmHWM"); err != nil {
+				return out, err
+			}
+		}
+		out.values = append(out.values, (most[1]-most[0])*1024/float64(connections*len(c.body)))
+		out.note = fmt.Sprintf("%.1f to %.1f MiB resident", most[0]/1024, most[1]/1024)
+	}
+	return out, nil
 }
 
 func answers(_ context.Context, l *lab, s settings) ([]line, error) {
@@ -147,11 +167,11 @@ func answers(_ context.Context, l *lab, s settings) ([]line, error) {
 		c := chat(fmt.Sprintf("image-%d", mib<<20), 60, "")
 		for _, connections := range []int{1, 16} {
 			work := fmt.Sprintf("%d MiB answer, %d connections", mib, connections)
-			cpu, _, err := cpuLine(l, s, "P4", work, "proxy", false, c, connections, 0.8)
+			costs, err := cost(l, s, "P4", work, "proxy", false, c, connections, 0.8, "calls")
 			if err != nil {
 				return nil, err
 			}
-			lines = append(lines, cpu)
+			lines = append(lines, costs...)
 		}
 	}
 	return lines, nil
@@ -165,11 +185,11 @@ func streams(_ context.Context, l *lab, s settings) ([]line, error) {
 				goal := map[string]float64{"proxy": 1, "proxy-usage": 1.25}[target]
 				c := chat(fmt.Sprintf("stream-%d", m.events), 60, `"stream":true,`)
 				work := fmt.Sprintf("%d events, %d connections, %s, %s", m.events, m.connections, target, protocol(secure))
-				cpu, _, err := cpuLine(l, s, "P5", work, target, secure, c, m.connections, goal)
+				costs, err := cost(l, s, "P5", work, target, secure, c, m.connections, goal, "events")
 				if err != nil {
 					return nil, err
 				}
-				lines = append(lines, cpu)
+				lines = append(lines, costs...)
 			}
 		}
 	}
